@@ -1,0 +1,1 @@
+"""The filters that come with fwproxy; each is written against its public names only."""

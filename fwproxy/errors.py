@@ -1,0 +1,139 @@
+"""Every error that fwproxy raises on purpose.
+
+::
+
+    FwproxyError
+    ├── ConfigError                      a configuration that cannot be used
+    └── CallError                        a call of the filter API that was refused
+        ├── TerminatingError             the session, connection or action is ending
+        ├── InvalidArgumentError         also a ValueError
+        ├── NotRegisteredError           the filter is not loaded or not bound here
+        ├── AlreadyExistsError
+        ├── BufferFullError              a bounded buffer would grow past its bound
+        ├── BadContextError              not allowed at this point of the life cycle
+        ├── AlreadyEmulatedError
+        ├── NotEmulatedError
+        ├── NotSupportedError
+        ├── NotAuthenticatedError
+        ├── BusyError
+        ├── NoServerReplyError           the server refused, did not answer or does not resolve
+        ├── DeniedError                  somebody said no
+        │   ├── PolicyRulesDeniedError
+        │   ├── NetworkRulesDeniedError
+        │   ├── AddressNotAllowedError
+        │   ├── ClosedByPolicyError
+        │   └── QuotaError               a limit, whose name is in the message
+        └── AddressError                 the address cannot be had
+            ├── AddressInUseError
+            │   └── PortsExhaustedError  the whole pool of secondary ports is taken
+            ├── AddressNotAvailableError
+            └── NatAddressNotAvailableError
+
+The names follow the error codes of the firewall-service filter API.
+"""
+
+from __future__ import annotations
+
+
+class FwproxyError(Exception):
+    """The root of the tree."""
+
+
+class ConfigError(FwproxyError):
+    """A configuration that cannot be used; the message says what, where and what would be right."""
+
+
+class CallError(FwproxyError):
+    """A call of the filter API was refused and has changed nothing."""
+
+
+class TerminatingError(CallError):
+    """The session, connection or action is ending or has ended."""
+
+
+class InvalidArgumentError(CallError, ValueError):
+    """An argument, or a combination of arguments, is wrong; the message says which and why."""
+
+
+class NotRegisteredError(CallError):
+    """The filter is not loaded, or not bound to this listener."""
+
+
+class AlreadyExistsError(CallError):
+    """There is one already."""
+
+
+class BufferFullError(CallError):
+    """A bounded buffer would grow past its bound."""
+
+
+class BadContextError(CallError):
+    """The call is not allowed at this point of the object's life."""
+
+
+class AlreadyEmulatedError(CallError):
+    """A filter already plays the other end of this connection."""
+
+
+class NotEmulatedError(CallError):
+    """The call is only for emulated connections."""
+
+
+class NotSupportedError(CallError):
+    """The thing asked for is not supported here."""
+
+
+class NotAuthenticatedError(CallError):
+    """The rule asks for a user and the session has none."""
+
+
+class BusyError(CallError):
+    """Another call that excludes this one is under way."""
+
+
+class NoServerReplyError(CallError):
+    """The server refused the connection, did not answer in time, or its name does not resolve."""
+
+
+class DeniedError(CallError):
+    """Somebody said no: the policy, a limit, or another filter."""
+
+
+class PolicyRulesDeniedError(DeniedError):
+    """The access rules do not allow it."""
+
+
+class NetworkRulesDeniedError(DeniedError):
+    """The two networks have no relation that allows it."""
+
+
+class AddressNotAllowedError(DeniedError):
+    """A client address is outside the set of allowed ones, so that nothing was opened at all."""
+
+
+class ClosedByPolicyError(DeniedError):
+    """The policy ended a connection that was already there."""
+
+
+class QuotaError(DeniedError):
+    """A limit was reached; the message gives the setting's name."""
+
+
+class AddressError(CallError):
+    """The address asked for cannot be had."""
+
+
+class AddressInUseError(AddressError):
+    """The proxy address asked for is already in use."""
+
+
+class PortsExhaustedError(AddressInUseError):
+    """Every port of the pool for secondary listeners is taken."""
+
+
+class AddressNotAvailableError(AddressError):
+    """The address asked for is not an address of this computer."""
+
+
+class NatAddressNotAvailableError(AddressError):
+    """No address of the proxy faces the network to translate to."""

@@ -1,0 +1,194 @@
+"""The plug-in contract: what a filter author subclasses.
+
+A `Filter` is loaded once per process, a `SessionFilter` lives with a session and hears events, a
+`DataFilter` sits in the byte stream of one connection. Several data filters form a chain from
+the client to the server in the order of their priorities.
+
+Handlers may be plain functions or coroutines. A plain function costs nothing extra; while a
+coroutine runs, its direction of the stream waits (bounded by `limits.filter_timeout`) and the
+other one goes on. A handler that raises ends its connection: bytes never pass unseen.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import attrs
+
+from fwproxy.events import Event
+from fwproxy.flags import Verdict
+
+if TYPE_CHECKING:
+    from fwproxy.connection import Connection
+    from fwproxy.firewall import Firewall
+    from fwproxy.session import Session
+
+Handled = Awaitable[None] | None
+"""What a data handler returns: nothing, at once or later."""
+
+
+class Priority(enum.IntEnum):
+    """Where in the chain a data filter stands, from the client to the server."""
+
+    NAT = 0
+    INTERNAL = 10
+    POST_TRUST = 20
+    MIDDLE = 30
+    PRE_TRUST = 40
+    EXTERNAL = 50
+    EMULATION = 60
+
+
+@attrs.frozen(slots=True)
+class Hooks:
+    """Which events a filter wants.
+
+    Attributes:
+        events: event classes; empty means none.
+        all_associated: also hear of secondary connections, not only of primaries.
+    """
+
+    events: frozenset[type[Event]] = frozenset()
+    all_associated: bool = False
+
+    @classmethod
+    def on(cls, *events: type[Event], all_associated: bool = False) -> Hooks:
+        """Name the events as arguments."""
+        return cls(frozenset(events), all_associated)
+
+
+class Filter:
+    """One kind of filter. Subclasses set `name` and build session filters.
+
+    Attributes:
+        name: the name in configuration, log and entry point.
+        settings_class: an attrs class that `[filters.NAME]` is read into, or None.
+        settings: the instance for the whole process; a listener may override it, so a session
+            filter asks `session.filter_settings(name)`.
+    """
+
+    name: ClassVar[str]
+    settings_class: ClassVar[type[Any] | None] = None
+
+    def __init__(self, settings: Any = None) -> None:
+        self.settings = settings
+
+    def filter_init(self, firewall: Firewall) -> Hooks:
+        """Start; say which events are wanted. A filter that raises here hears no events."""
+        raise NotImplementedError(f"{type(self).__name__}.filter_init")
+
+    def attach_to_session(self, session: Session) -> SessionFilter | None:
+        """Make the filter's part of a session, on the first event that it hooks there.
+
+        None means that the filter has no interest in this session. Raising fails the request
+        that triggered it.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.attach_to_session")
+
+    def filter_shutdown(self) -> None:
+        """Release what `filter_init` took; no session is left at this point."""
+
+
+class SessionFilter:
+    """The part of a filter that lives with one session.
+
+    Attributes:
+        session: the session it is attached to.
+        hooks: None for what `filter_init` said, or the hooks for this session alone.
+    """
+
+    hooks: Hooks | None = None
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def firewall_event_handler(
+        self,
+        event: Event,  # noqa: ARG002 - the default hears nothing
+    ) -> Verdict | Awaitable[Verdict | None] | None:
+        """Hear an event and say what shall become of it; None is PASS."""
+        return None
+
+    def detach(self) -> None:
+        """Drop every reference: the session has ended."""
+
+
+class FilterSocket(Protocol):
+    """One of the two sides of a data filter, another filter or a socket: it cannot tell which."""
+
+    def send(self, data: bytes) -> None:
+        """Pass bytes on. Done means that the next filter or a bounded buffer has them.
+
+        Raises:
+            BufferFullError: `limits.max_buffer` would be passed: the filter made far more bytes
+                than it was given and did not wait.
+        """
+
+    def half_close(self) -> None:
+        """Say that no more bytes follow in this direction."""
+
+    def abort(self) -> None:
+        """Break the connection, both ways, at once."""
+
+    @property
+    def pending(self) -> int:
+        """Bytes sent that have not left yet."""
+
+
+class DataFilter:
+    """Sits in the byte stream of one connection; the defaults pass everything on.
+
+    Attributes:
+        to_client: the side towards the client.
+        to_server: the side towards the server. In an emulated connection there is nothing
+            behind it.
+        connection: the connection whose bytes these are.
+        context: whatever was passed to `attach_data_filter`.
+    """
+
+    to_client: FilterSocket
+    to_server: FilterSocket
+    connection: Connection
+    context: object
+
+    def set_sockets(
+        self,
+        internal: FilterSocket,
+        external: FilterSocket,
+        connection: Connection,
+        context: object,
+    ) -> None:
+        """Take the two sides; bytes follow."""
+        self.to_client = internal
+        self.to_server = external
+        self.connection = connection
+        self.context = context
+
+    def data_from_client(self, data: bytes) -> Handled:
+        """Take bytes from the client's side, of any length but zero."""
+        self.to_server.send(data)
+        return None
+
+    def data_from_server(self, data: bytes) -> Handled:
+        """Take bytes from the server's side, of any length but zero."""
+        self.to_client.send(data)
+        return None
+
+    def end_from_client(self) -> Handled:
+        """The client sends no more."""
+        self.to_server.half_close()
+        return None
+
+    def end_from_server(self) -> Handled:
+        """The server sends no more."""
+        self.to_client.half_close()
+        return None
+
+    def detach(self) -> None:
+        """Drop every reference: the connection has ended."""
+
+
+FilterSettings = Mapping[str, Any]
+"""What a `[filters.NAME]` table holds before it is read into `settings_class`."""

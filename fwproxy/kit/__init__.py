@@ -1,0 +1,1 @@
+"""For filter authors: bounded readers and the embedded-endpoint kit."""

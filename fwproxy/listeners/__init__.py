@@ -1,0 +1,1 @@
+"""The ways in: how clients reach the proxy."""

@@ -1,0 +1,47 @@
+"""Protocol definitions: a name, a transport, ports, secondary protocols, and the filters."""
+
+from __future__ import annotations
+
+import uuid
+
+import attrs
+
+from fwproxy.address import Transport
+
+_NAMESPACE = uuid.UUID("6c1b2c44-6f5e-5a0e-9a3c-0d6b5f2f7c11")
+
+
+def protocol_id(name: str) -> uuid.UUID:
+    """Return the identity of a protocol that has no better one: the same name, the same id."""
+    return uuid.uuid5(_NAMESPACE, name)
+
+
+@attrs.frozen(slots=True)
+class ProtocolDefinition:
+    """One protocol.
+
+    Attributes:
+        name: what configuration and log call it.
+        transport: TCP or UDP.
+        ports: the server's usual ports; the first is the default one.
+        secondary: names of the protocols of its secondary connections.
+        filters: names of the filters that read its primary connections, in call order.
+        id: its identity; made from the name unless given.
+    """
+
+    name: str
+    transport: Transport = Transport.TCP
+    ports: tuple[int, ...] = ()
+    secondary: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
+    id: uuid.UUID = attrs.field(
+        default=attrs.Factory(lambda self: protocol_id(self.name), takes_self=True)
+    )
+
+
+TCP = ProtocolDefinition("tcp")
+UDP = ProtocolDefinition("udp", Transport.UDP)
+FTP_DATA = ProtocolDefinition("ftp-data")
+FTP = ProtocolDefinition("ftp", ports=(21,), secondary=("ftp-data",), filters=("ftp",))
+
+BUILT_IN: tuple[ProtocolDefinition, ...] = (TCP, UDP, FTP, FTP_DATA)
