@@ -3,20 +3,76 @@
 The rooms, each importing only rows above it (`tests/test_layers.py` checks it)::
 
     errors  version
-    address
+    address  clock
     flags  events
     protocol
     policy
     filter
     kit/
-    config  config_file  registry  log
-    clock  ports  ledger
+    problems  toml_lines
+    config
+    structure
+    config_file  registry  log
+    ports  ledger  resolve
     datapath/
-    connection  session  dispatch
+    engine
+    dispatch  connection  opening  secondary  session
     listeners/
     firewall
     demo  testing
-    cli  __main__
+    service  cli  __main__
 """
 
 from __future__ import annotations
+
+from fwproxy.address import Destination, Endpoint, HostName, IpFilter, Transport
+from fwproxy.config import Config, ListenerConfig, ListenerKind
+from fwproxy.config_file import load as load_config
+from fwproxy.connection import Connection
+from fwproxy.filter import (
+    DataFilter,
+    Filter,
+    FilterSocket,
+    Handled,
+    Hooks,
+    Priority,
+    SessionFilter,
+)
+from fwproxy.firewall import Firewall
+from fwproxy.flags import ConnectionFlags, SecondaryFlags, SessionFlags, Verdict
+from fwproxy.ledger import FirewallAction, LedgerEntry
+from fwproxy.protocol import ProtocolDefinition
+from fwproxy.secondary import Redirection
+from fwproxy.session import Session
+from fwproxy.version import __version__
+
+__all__ = [
+    "Config",
+    "Connection",
+    "ConnectionFlags",
+    "DataFilter",
+    "Destination",
+    "Endpoint",
+    "Filter",
+    "FilterSocket",
+    "Firewall",
+    "FirewallAction",
+    "Handled",
+    "Hooks",
+    "HostName",
+    "IpFilter",
+    "LedgerEntry",
+    "ListenerConfig",
+    "ListenerKind",
+    "Priority",
+    "ProtocolDefinition",
+    "Redirection",
+    "SecondaryFlags",
+    "Session",
+    "SessionFilter",
+    "SessionFlags",
+    "Transport",
+    "Verdict",
+    "__version__",
+    "load_config",
+]

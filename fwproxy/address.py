@@ -52,6 +52,10 @@ def is_ip(text: str) -> bool:
     return True
 
 
+def _canonical_ip(text: str) -> str:
+    return str(parse_ip(text))
+
+
 def _check_port(port: int) -> None:
     if not 0 <= port <= 65535:
         raise InvalidArgumentError(f"port {port} is outside 0-65535")
@@ -65,7 +69,7 @@ class Endpoint:
         InvalidArgumentError: the host is no IP address, or the port is outside 0-65535.
     """
 
-    host: str = attrs.field(converter=lambda text: str(parse_ip(text)))
+    host: str = attrs.field(converter=_canonical_ip)
     port: int = 0
 
     def __attrs_post_init__(self) -> None:

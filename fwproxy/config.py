@@ -3,20 +3,52 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
 import attrs
-from attrs import validators
 
 from fwproxy.address import Destination, Endpoint
 from fwproxy.errors import ConfigError
-from fwproxy.policy import Network, Policy, Relation, Rule
+from fwproxy.policy import ANY_NETWORK, Network, Policy, Relation, Rule
+from fwproxy.problems import Place, no_such
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
 
-_positive = validators.gt(0)
-_not_negative = validators.ge(0)
+
+def _frozen_tables(
+    tables: Mapping[str, Mapping[str, Any]],
+) -> Mapping[str, Mapping[str, Any]]:
+    return MappingProxyType({name: MappingProxyType(dict(t)) for name, t in tables.items()})
+
+
+def _positive(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if value <= 0:
+        raise ConfigError.at((), f"must be more than 0, not {value}", attribute.name)
+
+
+def _not_negative(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if value < 0:
+        raise ConfigError.at((), f"must not be negative, as {value} is", attribute.name)
+
+
+def _at_least(
+    least: int,
+) -> Callable[[object, attrs.Attribute[Any], int], None]:
+    def check(_: object, attribute: attrs.Attribute[Any], value: int) -> None:
+        if value < least:
+            raise ConfigError.at((), f"must be at least {least}, not {value}", attribute.name)
+
+    return check
+
+
+def _kernel_mode(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    if value not in {"auto", "off", "require"}:
+        raise ConfigError.at((), f"must be auto, off or require, not {value!r}", attribute.name)
+    if value == "require":
+        raise ConfigError.at(
+            (), "the kernel data path is not available in this version: use auto", attribute.name
+        )
 
 
 class ListenerKind(enum.Enum):
@@ -34,10 +66,12 @@ class ListenerKind(enum.Enum):
 class PortRange:
     """A range of ports, both ends included."""
 
-    first: int = attrs.field(validator=[validators.ge(1), validators.le(65535)])
-    last: int = attrs.field(validator=[validators.ge(1), validators.le(65535)])
+    first: int
+    last: int
 
     def __attrs_post_init__(self) -> None:
+        if not (1 <= self.first <= 65535 and 1 <= self.last <= 65535):
+            raise ConfigError(f"the port range {self} is not within 1-65535")
         if self.first > self.last:
             raise ConfigError(f"the port range {self} ends before it starts")
 
@@ -67,16 +101,23 @@ class ListenerConfig:
     protocol: str
     kind: ListenerKind = ListenerKind.FORWARD
     upstream: Destination | None = None
-    filters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, converter=MappingProxyType)
+    filters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, converter=_frozen_tables)
     backlog: int = attrs.field(default=1024, validator=_positive)
 
 
 @attrs.frozen(slots=True)
 class SecondaryConfig:
-    """Secondary connections: the pool of ports, and seconds for the TIMEOUT flag."""
+    """Secondary connections.
+
+    Attributes:
+        ports: the pool for secondary listeners.
+        timeout: seconds for the TIMEOUT flag.
+        backlog: how many clients the kernel may hold at a redirected port.
+    """
 
     ports: PortRange = PortRange(40000, 49999)
     timeout: float = attrs.field(default=60.0, validator=_positive)
+    backlog: int = attrs.field(default=8, validator=_positive)
 
 
 @attrs.frozen(slots=True)
@@ -90,7 +131,7 @@ class DatapathConfig:
         pipe_size: bytes per pipe; the kernel may grant less.
     """
 
-    kernel: Literal["auto", "off", "require"] = "auto"
+    kernel: Literal["auto", "off", "require"] = attrs.field(default="auto", validator=_kernel_mode)
     bulk_threshold: int = attrs.field(default=256 * 1024, validator=_not_negative)
     max_pipes: int = attrs.field(default=256, validator=_not_negative)
     pipe_size: int = attrs.field(default=1024 * 1024, validator=_positive)
@@ -105,6 +146,7 @@ class Limits:
         max_sessions_per_client: the same for one client address.
         max_connections_per_session: primary and secondary connections of one session.
         max_permissions_per_session: unused permissions of one session.
+        max_peers_per_connection: sources that one UDP permission for many may have at a time.
         max_line_length: bytes of one line of a text protocol, with its end.
         max_buffer: bytes waiting in one direction of one connection in user space.
         idle_timeout: a connection without traffic, while its session has no other traffic.
@@ -121,8 +163,9 @@ class Limits:
     max_sessions_per_client: int = attrs.field(default=1_000, validator=_positive)
     max_connections_per_session: int = attrs.field(default=64, validator=_positive)
     max_permissions_per_session: int = attrs.field(default=64, validator=_positive)
-    max_line_length: int = attrs.field(default=8192, validator=validators.ge(64))
-    max_buffer: int = attrs.field(default=256 * 1024, validator=validators.ge(16 * 1024))
+    max_peers_per_connection: int = attrs.field(default=256, validator=_positive)
+    max_line_length: int = attrs.field(default=8192, validator=_at_least(64))
+    max_buffer: int = attrs.field(default=256 * 1024, validator=_at_least(16 * 1024))
     idle_timeout: float = attrs.field(default=900.0, validator=_positive)
     connect_timeout: float = attrs.field(default=10.0, validator=_positive)
     handshake_timeout: float = attrs.field(default=30.0, validator=_positive)
@@ -141,6 +184,26 @@ class LogConfig:
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+_Problem = tuple[str, Place, str]
+"""What it is about in words, its place, and what is wrong."""
+
+
+def _unknown(
+    subject: str, place: Place, what: str, names: Iterable[str], known: Iterable[str]
+) -> Iterator[_Problem]:
+    for name in names:
+        if name not in known:
+            yield subject, place, no_such(what, name, known)
+
+
+def _open_relay(listener: ListenerConfig) -> str:
+    return (
+        f"without rules a gateway on {listener.bind.host} would be an open relay; "
+        f'add a [[rules]] with action = "allow" and protocols = ["{listener.protocol}"] '
+        "that says who may go where, or bind it to a loopback address"
+    )
+
+
 @attrs.frozen(slots=True)
 class Config:
     """Everything that a Firewall needs to know; checked as a whole when it is made.
@@ -149,45 +212,63 @@ class Config:
         ConfigError: parts do not fit together; the message names the listener or rule.
     """
 
-    listeners: tuple[ListenerConfig, ...] = attrs.field(converter=tuple)
-    networks: tuple[Network, ...] = attrs.field(default=(), converter=tuple)
-    relations: tuple[Relation, ...] = attrs.field(default=(), converter=tuple)
-    rules: tuple[Rule, ...] = attrs.field(default=(), converter=tuple)
+    listeners: tuple[ListenerConfig, ...] = attrs.field(converter=tuple[ListenerConfig, ...])
+    networks: tuple[Network, ...] = attrs.field(default=(), converter=tuple[Network, ...])
+    relations: tuple[Relation, ...] = attrs.field(default=(), converter=tuple[Relation, ...])
+    rules: tuple[Rule, ...] = attrs.field(default=(), converter=tuple[Rule, ...])
     secondary: SecondaryConfig = SecondaryConfig()
     datapath: DatapathConfig = DatapathConfig()
-    filters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, converter=MappingProxyType)
-    protocols: tuple[ProtocolDefinition, ...] = attrs.field(default=BUILT_IN, converter=tuple)
+    filters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, converter=_frozen_tables)
+    protocols: tuple[ProtocolDefinition, ...] = attrs.field(
+        default=BUILT_IN, converter=tuple[ProtocolDefinition, ...]
+    )
     limits: Limits = Limits()
     log: LogConfig = LogConfig()
 
     def __attrs_post_init__(self) -> None:
-        seen: set[str] = set()
-        for listener in self.listeners:
-            if listener.name in seen:
-                raise ConfigError(f"two listeners are called {listener.name!r}")
-            seen.add(listener.name)
-            self._check_listener(listener)
+        problems = [*self._listener_problems(), *self._rule_problems()]
+        if problems:
+            message = "\n".join(f"{subject}: {problem}" for subject, _, problem in problems)
+            raise ConfigError(message, [(place, problem) for _, place, problem in problems])
         self.policy()
 
-    def _check_listener(self, listener: ListenerConfig) -> None:
-        where = f"listener {listener.name!r}"
-        if listener.protocol not in {protocol.name for protocol in self.protocols}:
-            raise ConfigError(f"{where}: there is no protocol {listener.protocol!r}")
-        if listener.kind is ListenerKind.FORWARD:
-            if listener.upstream is None:
-                raise ConfigError(f"{where}: a forward listener needs an upstream")
-        elif listener.upstream is not None:
-            raise ConfigError(f"{where}: a {listener.kind.value} listener has no upstream")
-        if (
-            listener.kind is ListenerKind.GATEWAY
-            and not self.rules
-            and not listener.bind.ip.is_loopback
-        ):
-            raise ConfigError(
-                f"{where}: without rules a gateway on {listener.bind.host} would be an open relay; "
-                f'add a [[rules]] with action = "allow" and protocols = ["{listener.protocol}"] '
-                "that says who may go where, or bind it to a loopback address"
+    def _listener_problems(self) -> Iterator[_Problem]:
+        seen: set[str] = set()
+        for number, listener in enumerate(self.listeners):
+            subject = f"listener {listener.name!r}"
+            if listener.name in seen:
+                yield subject, ("listeners", number, "name"), "another listener has this name"
+            seen.add(listener.name)
+            for key, problem in self._misfits(listener):
+                yield subject, ("listeners", number, key), problem
+
+    def _misfits(self, listener: ListenerConfig) -> Iterator[tuple[str, str]]:
+        protocols = {protocol.name for protocol in self.protocols}
+        forward = listener.kind is ListenerKind.FORWARD
+        if listener.protocol not in protocols:
+            yield "protocol", no_such("protocol", listener.protocol, protocols)
+        if forward and listener.upstream is None:
+            yield "upstream", "a forward listener needs an upstream"
+        if not forward and listener.upstream is not None:
+            yield "upstream", f"a {listener.kind.value} listener has no upstream"
+        gateway = listener.kind is ListenerKind.GATEWAY
+        if gateway and not self.rules and not listener.bind.ip.is_loopback:
+            yield "bind", _open_relay(listener)
+
+    def _rule_problems(self) -> Iterator[_Problem]:
+        protocols = {protocol.name for protocol in self.protocols}
+        networks = {network.name for network in self.networks} or {ANY_NETWORK}
+        for n, relation in enumerate(self.relations):
+            subject = f"relation {n + 1}"
+            for key, name in (("from", relation.source), ("to", relation.target)):
+                yield from _unknown(subject, ("relations", n, key), "network", [name], networks)
+        for n, rule in enumerate(self.rules):
+            subject, place = f"rule {rule.name or n + 1}", ("rules", n)
+            yield from _unknown(
+                subject, (*place, "protocols"), "protocol", rule.protocols, protocols
             )
+            yield from _unknown(subject, (*place, "from"), "network", rule.sources, networks)
+            yield from _unknown(subject, (*place, "to"), "network", rule.targets, networks)
 
     def policy(self) -> Policy:
         """Make the policy.

@@ -34,13 +34,32 @@ The names follow the error codes of the firewall-service filter API.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Self
+
 
 class FwproxyError(Exception):
     """The root of the tree."""
 
 
 class ConfigError(FwproxyError):
-    """A configuration that cannot be used; the message says what, where and what would be right."""
+    """A configuration that cannot be used; the message says what, where and what would be right.
+
+    Attributes:
+        problems: what is wrong at which place, as far as that is known. A place is the keys and
+            indexes of a configuration file that lead there, such as `("listeners", 0, "bind")`.
+    """
+
+    def __init__(
+        self, message: str, problems: Iterable[tuple[tuple[str | int, ...], str]] = ()
+    ) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+    @classmethod
+    def at(cls, place: tuple[str | int, ...], problem: str, subject: str) -> Self:
+        """Make an error of one problem; *subject* names the place in words."""
+        return cls(f"{subject}: {problem}", [(place, problem)])
 
 
 class CallError(FwproxyError):

@@ -85,6 +85,12 @@ class EstablishedConnection(Event):
 
 @attrs.frozen(slots=True, eq=False)
 class ConnectionTerminating(Event):
-    """A connection ends. Release every reference to it; the verdict is ignored."""
+    """A connection ends. Release every reference to it; the verdict is ignored.
+
+    Attributes:
+        reason: why, for the log.
+        failed: it could not be made, or it broke, as opposed to both ends having closed it.
+    """
 
     reason: str
+    failed: bool

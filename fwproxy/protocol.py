@@ -38,6 +38,10 @@ class ProtocolDefinition:
         default=attrs.Factory(lambda self: protocol_id(self.name), takes_self=True)
     )
 
+    def over(self, transport: Transport) -> ProtocolDefinition:
+        """Return the same protocol over another transport."""
+        return self if transport is self.transport else attrs.evolve(self, transport=transport)
+
 
 TCP = ProtocolDefinition("tcp")
 UDP = ProtocolDefinition("udp", Transport.UDP)

@@ -1,0 +1,499 @@
+"""A connection: one flow through the proxy, which exists before its sockets do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import inspect
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
+
+from fwproxy.address import Destination, Endpoint, IpFilter, Transport
+from fwproxy.clock import Deadline
+from fwproxy.datapath.base import Relay, close_socket
+from fwproxy.datapath.splice import SpliceRelay
+from fwproxy.datapath.user import FilterRelay
+from fwproxy.dispatch import dispatch
+from fwproxy.errors import BadContextError, InvalidArgumentError, TerminatingError
+from fwproxy.events import (
+    AcceptedConnection,
+    BindTcp,
+    BindUdp,
+    ConnectionTerminating,
+    ConnectTcp,
+    EstablishedConnection,
+    Event,
+    UdpDestination,
+)
+from fwproxy.filter import DataFilter, Priority, SessionFilter
+from fwproxy.flags import ConnectionFlags, Verdict
+from fwproxy.ledger import FirewallAction
+from fwproxy.opening import Opening
+from fwproxy.protocol import ProtocolDefinition
+
+if TYPE_CHECKING:
+    from fwproxy.session import Session
+
+_MAY_ATTACH = (AcceptedConnection, BindUdp, ConnectTcp, UdpDestination)
+_MAY_DENY = (AcceptedConnection, BindTcp, BindUdp, ConnectTcp)
+
+
+class ConnectionState(enum.Enum):
+    """Where in its life a connection is."""
+
+    NEW = "new"
+    BOUND = "bound"
+    """A port of the proxy waits for the peer."""
+    CONNECTING = "connecting"
+    ESTABLISHED = "established"
+    CLOSED = "closed"
+
+
+class Connection:
+    """One flow between a client and a server.
+
+    Attributes:
+        id: its number in log and ledger.
+        session: whose it is.
+        protocol: the definition that it was opened for.
+        transport: TCP or UDP.
+        client_address: the client's end; all zeros while it is not known.
+        server_address: the server's end, or None while it is not known.
+        proxy_address: where the proxy listens for it (secondary inbound), or None.
+        context: the object given to `bind_for_client` or `redirect_connections`.
+        state: where in its life it is.
+        close_reason: why it ended, or None.
+    """
+
+    __slots__ = (
+        "__weakref__", "_action", "_data_filters", "_deadline", "_denied", "_flags", "_handling",
+        "_ip_filter", "_path_reason", "_relay", "_session_filter", "_tasks", "client_address",
+        "client_sock", "close_reason", "context", "id", "opening", "protocol", "proxy_address",
+        "server_address", "server_sock", "session", "started", "state", "transport",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        session: Session,
+        protocol: ProtocolDefinition,
+        *,
+        client_address: Endpoint,
+        flags: ConnectionFlags = ConnectionFlags.NONE,
+        source: Endpoint | None = None,
+        ip_filter: IpFilter | None = None,
+        session_filter: SessionFilter | None = None,
+        context: object = None,
+    ) -> None:
+        engine = session.engine
+        self.id = next(engine.connection_numbers)
+        self.session = session
+        self.protocol = protocol
+        self.transport: Transport = protocol.transport
+        self.client_address = client_address
+        self.server_address: Endpoint | None = None
+        self.proxy_address: Endpoint | None = None
+        self.context = context
+        self.state = ConnectionState.NEW
+        self.close_reason: str | None = None
+        self.started = engine.poller.now
+        self.client_sock: socket.socket | None = None
+        self.server_sock: socket.socket | None = None
+        self.opening: Opening | None = Opening(self, source)
+        self._flags = flags
+        self._ip_filter = ip_filter
+        self._session_filter = session_filter
+        self._action: FirewallAction | None = None
+        self._relay: Relay | None = None
+        self._path_reason: str | None = None
+        self._data_filters: list[tuple[Priority, DataFilter, object]] | None = None
+        self._handling: type[Event] | None = None
+        self._denied = False
+        self._tasks: set[asyncio.Task[None]] | None = None
+        self._deadline: Deadline | None = None
+        session.connections.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} {self.protocol.name} {self.state.value}>"
+
+    # What a filter may ask and do.
+
+    @property
+    def connection_flags(self) -> ConnectionFlags:
+        """What is true of this connection."""
+        return self._flags
+
+    @property
+    def is_secondary(self) -> bool:
+        """Whether a filter's call opened it."""
+        return ConnectionFlags.SECONDARY in self._flags
+
+    @property
+    def ip_filter(self) -> IpFilter | None:
+        """Who may be at the remote end; a value, so that changing it changes nothing here."""
+        return self._ip_filter
+
+    def set_ip_filter(self, ip_filter: IpFilter | None) -> None:
+        """Restrict the remote end; None lifts the restriction."""
+        self._ip_filter = ip_filter
+
+    @property
+    def data_path(self) -> str:
+        """`splice`, `user` or `datagram`; empty until bytes can flow."""
+        return "" if self._relay is None else self._relay.kind
+
+    @property
+    def client_bytes(self) -> int:
+        """Bytes received from the client."""
+        return 0 if self._relay is None else self._relay.client_bytes
+
+    @property
+    def server_bytes(self) -> int:
+        """Bytes received from the server."""
+        return 0 if self._relay is None else self._relay.server_bytes
+
+    @property
+    def last_active(self) -> float:
+        """The time of the last traffic, on the loop's clock."""
+        return self.started if self._relay is None else self._relay.last_active
+
+    @property
+    def external_socket_name(self) -> Endpoint | None:
+        """The proxy's address towards the server."""
+        return _socket_name(self.server_sock)
+
+    @property
+    def external_peer_name(self) -> Endpoint | None:
+        """The server's address."""
+        return self.server_address
+
+    @property
+    def internal_socket_name(self) -> Endpoint | None:
+        """The proxy's address towards the client."""
+        return _socket_name(self.client_sock)
+
+    @property
+    def internal_peer_name(self) -> Endpoint:
+        """The client's address."""
+        return self.client_address
+
+    @property
+    def has_data_filters(self) -> bool:
+        """Whether a data filter is attached."""
+        return bool(self._data_filters)
+
+    def attach_data_filter(
+        self,
+        data_filter: DataFilter,
+        priority: Priority = Priority.MIDDLE,
+        context: object = None,
+    ) -> None:
+        """Put a filter into the byte stream; filters of one priority stand in call order.
+
+        Raises:
+            BadContextError: not inside the handler of AcceptedConnection, BindUdp, ConnectTcp
+                or UdpDestination for this connection, or bytes flow already.
+        """
+        if self._handling not in _MAY_ATTACH or self._relay is not None:
+            raise BadContextError(
+                "a data filter is attached inside the handler of AcceptedConnection, BindUdp, "
+                "ConnectTcp or UdpDestination, before bytes flow"
+            )
+        filters = self._data_filters or []
+        filters.append((priority, data_filter, context))
+        filters.sort(key=lambda entry: entry[0])
+        self._data_filters = filters
+
+    def deny(self) -> None:
+        """Refuse the connection from inside an event handler.
+
+        Raises:
+            BadContextError: not inside the handler of AcceptedConnection, BindTcp, BindUdp or
+                ConnectTcp for this connection.
+        """
+        if self._handling not in _MAY_DENY:
+            raise BadContextError("deny is for the handlers of accepts, binds and connects")
+        self._denied = True
+
+    def kill(self) -> None:
+        """End the connection, and the permission behind it, at once. Always succeeds."""
+        self.close("killed", failed=True)
+
+    def set_client_address(self, client: Endpoint) -> None:
+        """Supply the address that was all zeros when the connection was bound; once only (S05).
+
+        Raises:
+            InvalidArgumentError: it is known already.
+            AddressNotAllowedError: the session's client may not name this address.
+            TerminatingError: the connection has ended.
+        """
+        if self.opening is None or self.is_closed:
+            raise TerminatingError("the connection has ended")
+        if not self.client_address.is_unspecified:
+            raise InvalidArgumentError(f"the client address is known: {self.client_address}")
+        self.session.check_client_addresses([client])
+        self.client_address = client
+        if self.server_sock is not None and self.client_sock is None:
+            self.opening.dial_client()
+
+    async def connect(self, server: Destination) -> None:
+        """Choose the server of a primary connection that came without one.
+
+        Raises:
+            BadContextError: there is a server already, or a connect is under way.
+            PolicyRulesDeniedError: the rules or a filter say no.
+            NoServerReplyError: it refused, did not answer in time, or does not resolve.
+            TerminatingError: the connection ended meanwhile.
+        """
+        if self.is_closed:
+            raise TerminatingError("the connection has ended")
+        if self.opening is None or self.opening.is_waited_for:
+            raise BadContextError("the connection has a server, or is being connected to one")
+        await self.opening.connect(server)
+
+    # Life cycle, from here on for the engine only.
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended."""
+        return self.state is ConnectionState.CLOSED
+
+    @property
+    def is_denied(self) -> bool:
+        """Whether a handler has called `deny`."""
+        return self._denied
+
+    @contextlib.contextmanager
+    def handling(self, event: Event) -> Iterator[None]:
+        """Note which event the filters are hearing of, for the calls that depend on it."""
+        self._handling = type(event)
+        try:
+            yield
+        finally:
+            self._handling = None
+
+    def is_connecting(self) -> None:
+        """Note that an end is being dialled, unless bytes flow on the other one already."""
+        if self.state is not ConnectionState.CLOSED:
+            self.state = ConnectionState.CONNECTING
+
+    def bind(self, proxy_address: Endpoint, action: FirewallAction) -> None:
+        """Note the port that waits for the peer and the permission that stands for it."""
+        self.proxy_address = proxy_address
+        self._action = action
+        self.state = ConnectionState.BOUND
+
+    def open_half(self) -> None:
+        """Let the filters talk with the client while there is no server yet."""
+        if self._data_filters:
+            self._start_relay()
+        else:
+            self.close("no filter asks the client for a server", failed=True)
+
+    def establish(self) -> None:
+        """Let bytes flow: both sockets are there."""
+        self.state = ConnectionState.ESTABLISHED
+        self.opening = None
+        self.wait(self.session.engine.limits.idle_timeout, self._idle)
+        if self._session_filter is not None and not self._notify_established():
+            return
+        if isinstance(self._relay, FilterRelay) and self.server_sock is not None:
+            self._relay.attach_server(self.server_sock)
+        else:
+            self._start_relay()
+
+    def _notify_established(self) -> bool:
+        """Tell the filter that asked for the connection; False when that has ended it."""
+        assert self._session_filter is not None  # noqa: S101 - looked at by the caller
+        assert self.server_address is not None  # noqa: S101 - established
+        event = EstablishedConnection(self, self.client_address, self.server_address, self.context)
+        try:
+            answer = self._session_filter.firewall_event_handler(event)
+        except Exception as error:  # noqa: BLE001 - a filter that raises ends its connection
+            self._filter_failed(error)
+            return False
+        if inspect.isawaitable(answer):
+            self.spawn(self._established_later(answer))
+        elif answer is Verdict.DENY:
+            self.close("denied by a filter", failed=True)
+        return not self.is_closed
+
+    async def _established_later(self, answer: Awaitable[Verdict | None]) -> None:
+        try:
+            async with asyncio.timeout(self.session.engine.limits.filter_timeout):
+                verdict = await answer
+        except Exception as error:  # noqa: BLE001 - as above
+            self._filter_failed(error)
+        else:
+            if verdict is Verdict.DENY:
+                self.close("denied by a filter", failed=True)
+
+    def _filter_failed(self, error: Exception) -> None:
+        self.close(f"filter failed: {type(error).__name__}: {error}", failed=True, error=error)
+
+    def _start_relay(self) -> None:
+        self._relay, self._path_reason = self._choose_path()
+        self._relay.start()
+
+    def _choose_path(self) -> tuple[Relay, str]:
+        engine = self.session.engine
+        assert self.client_sock is not None  # noqa: S101 - all callers have looked
+        if self._data_filters:
+            names = ", ".join(type(entry[1]).__name__ for entry in self._data_filters)
+            relay = FilterRelay(
+                engine.poller,
+                [(data_filter, context) for _, data_filter, context in self._data_filters],
+                self,
+                self.client_sock,
+                self.server_sock,
+                max_buffer=engine.limits.max_buffer,
+                filter_timeout=engine.limits.filter_timeout,
+                on_done=self.relay_done,
+            )
+            return relay, f"data filter {names}"
+        assert self.server_sock is not None  # noqa: S101 - as above
+        return SpliceRelay(
+            engine.poller,
+            self.client_sock,
+            self.server_sock,
+            pipes=engine.pipes,
+            bulk_threshold=engine.config.datapath.bulk_threshold,
+            on_done=self.relay_done,
+        ), "no data filter"
+
+    def carry_datagrams(self, relay: Relay, idle_timeout: float | None) -> None:
+        """Let datagrams flow; without a time-out until killed (S19, S20)."""
+        self._relay, self._path_reason = relay, "datagrams"
+        self.opening = None
+        if idle_timeout is not None:
+            self.wait(idle_timeout, lambda: self._datagrams_idle(idle_timeout))
+        relay.start()
+
+    def _datagrams_idle(self, idle_timeout: float) -> None:
+        due = self.last_active + idle_timeout
+        if self._deadline is not None and due > self.session.engine.deadlines.now():
+            self._deadline.reset(due)
+        else:
+            self.close("idle")
+
+    def first_datagram(self, server: Endpoint | None, client: Endpoint | None) -> bool:
+        """Note the peer that sent first; False refuses it."""
+        self.server_address = server or self.server_address
+        self.client_address = client or self.client_address
+        self.state = ConnectionState.ESTABLISHED
+        return self._session_filter is None or self._notify_established()
+
+    def relay_done(self, reason: str, broken: bool, error: BaseException | None) -> None:  # noqa: FBT001 - Done
+        """Hear that the relay has ended by itself."""
+        self.close(reason, failed=broken, error=error)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that ends with the connection."""
+        task = self.session.engine.loop.create_task(work)
+        if self._tasks is None:
+            self._tasks = set()
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        if self._tasks is not None:
+            self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.close(f"internal error: {error!r}", failed=True, error=error)
+
+    def wait(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Set the time-out for the present state, instead of the one before."""
+        deadlines = self.session.engine.deadlines
+        if self._deadline is None:
+            self._deadline = deadlines.after(seconds, callback)
+        else:
+            self._deadline.callback = callback
+            self._deadline.reset(deadlines.now() + seconds)
+
+    def _idle(self) -> None:
+        engine = self.session.engine
+        due = self.session.last_active + engine.limits.idle_timeout
+        if due <= engine.deadlines.now():
+            self.close("idle for too long (idle_timeout)", failed=True)
+        elif self._deadline is not None:
+            self._deadline.reset(due)
+
+    def drain(self, seconds: float) -> None:
+        """Give an established secondary some time to finish; end it otherwise."""
+        reason = "its session has ended"
+        established = self.state is ConnectionState.ESTABLISHED
+        if established and seconds > 0 and self.transport is Transport.TCP:
+            self.wait(seconds, lambda: self.close(reason, failed=True))
+        else:
+            self.close(reason, failed=established)
+
+    def close(
+        self, reason: str, *, failed: bool = False, error: BaseException | None = None
+    ) -> None:
+        """End the connection and everything that belongs to it; harmless when repeated.
+
+        Args:
+            reason: why, for log, ledger and filters.
+            failed: it could not be made or it broke; the peers see a reset.
+            error: an error of our own or of a filter, logged with its traceback.
+        """
+        if self.is_closed:
+            return
+        self.state = ConnectionState.CLOSED
+        self.close_reason = reason
+        self._flags |= ConnectionFlags.TERMINATED
+        self._release(abort=failed)
+        if self._action is not None:
+            self._action.cancel(reason)
+        if self.session.session_filters:
+            dispatch(self.session, ConnectionTerminating(self, reason, failed))
+        self._log_end(error)
+        self._data_filters = None
+        self._session_filter = None
+        self.session.remove_connection(self, reason)
+
+    def _release(self, *, abort: bool) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self.opening is not None:
+            self.opening.cancel()
+            self.opening = None
+        for task in tuple(self._tasks or ()):
+            task.cancel()
+        if self._relay is not None:
+            self._relay.close(abort=abort)
+        for sock in (self.client_sock, self.server_sock):
+            if sock is not None and sock.fileno() >= 0:
+                self.session.engine.poller.forget(sock.fileno())
+                close_socket(sock, abort=abort)
+
+    def _log_end(self, error: BaseException | None) -> None:
+        log = self.session.engine.log
+        used = self._relay is not None or self is self.session.primary
+        say = log.error if error is not None else (log.info if used else log.debug)
+        say(
+            "connection closed",
+            session=self.session.id,
+            connection=self.id,
+            permission=None if self._action is None else self._action.id,
+            listener=self.session.listener_name,
+            protocol=self.protocol.name,
+            client=str(self.client_address),
+            server=None if self.server_address is None else str(self.server_address),
+            path=self.data_path or None,
+            why=self._path_reason,
+            client_bytes=self.client_bytes,
+            server_bytes=self.server_bytes,
+            seconds=round(self.session.engine.poller.now - self.started, 3),
+            reason=self.close_reason,
+            **({"exc_info": error} if error is not None else {}),
+        )
+
+
+def _socket_name(sock: socket.socket | None) -> Endpoint | None:
+    if sock is None or sock.fileno() < 0:
+        return None
+    return Endpoint.from_sockaddr(sock.getsockname())

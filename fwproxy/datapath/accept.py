@@ -1,0 +1,98 @@
+"""Accepting TCP connections until told to stop, whatever the kernel says meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from collections.abc import Callable
+
+from fwproxy.address import Endpoint
+from fwproxy.clock import Deadline, Deadlines
+from fwproxy.datapath.poll import Poller
+
+ACCEPTS_PER_TURN = 64
+"""Connections taken at once before others have their turn."""
+
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Acceptor:
+    """Owns a listening socket and hands over what it accepts.
+
+    Out of descriptors or memory it rests for `accept_retry` seconds instead of spinning; the
+    kernel's backlog holds the clients meanwhile.
+
+    Args:
+        poller: where the socket is watched.
+        deadlines: for the rest after a failure.
+        sock: a listening, non-blocking socket; closed by `close`.
+        on_accept: gets each non-blocking socket and the address of its peer.
+        retry: seconds to rest.
+        on_exhausted: told, before each rest, what the kernel said.
+    """
+
+    __slots__ = (
+        "_deadlines",
+        "_on_accept",
+        "_on_exhausted",
+        "_poller",
+        "_rest",
+        "_retry",
+        "sock",
+    )
+
+    def __init__(
+        self,
+        poller: Poller,
+        deadlines: Deadlines,
+        sock: socket.socket,
+        on_accept: Callable[[socket.socket, Endpoint], None],
+        *,
+        retry: float,
+        on_exhausted: Callable[[OSError], None],
+    ) -> None:
+        self._poller = poller
+        self._deadlines = deadlines
+        self.sock: socket.socket | None = sock
+        self._on_accept = on_accept
+        self._on_exhausted = on_exhausted
+        self._retry = retry
+        self._rest: Deadline | None = None
+        poller.watch(sock.fileno(), self, select.EPOLLIN | select.EPOLLET)
+
+    def on_ready(self, fd: int, events: int) -> None:  # noqa: ARG002 - an edge is all there is
+        """Accept what waits."""
+        self._accept_some()
+
+    def on_broken(self, error: Exception) -> None:
+        """Report a failure of the one who was handed a connection; go on accepting."""
+        self._poller.defer(self._accept_some)
+        self._poller.report(error)
+
+    def _accept_some(self) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            if self.sock is None:
+                return
+            try:
+                accepted, sockaddr = self.sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    self._on_exhausted(error)
+                    self._rest = self._deadlines.after(self._retry, self._accept_some)
+                    return
+                continue  # that client has gone again (ECONNABORTED and the like, accept(2))
+            accepted.settimeout(0)
+            self._on_accept(accepted, Endpoint.from_sockaddr(sockaddr))
+        self._poller.defer(self._accept_some)
+
+    def close(self) -> None:
+        """Stop listening; harmless when repeated."""
+        if self._rest is not None:
+            self._rest.cancel()
+        if self.sock is not None:
+            self._poller.forget(self.sock.fileno())
+            self.sock.close()
+            self.sock = None

@@ -1,0 +1,94 @@
+"""Connecting a TCP socket without waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+
+from fwproxy.address import Endpoint
+from fwproxy.datapath.poll import Poller
+
+IP_BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
+
+Dialled = Callable[[socket.socket | None, OSError | None], None]
+"""Gets the connected socket, still watched by the poller, or the reason why there is none."""
+
+
+class Dial:
+    """One attempt to connect, from now until `on_done` is called or `cancel`.
+
+    Args:
+        poller: where the socket is watched; it stays watched for its next owner.
+        target: where to.
+        source: the local address to leave from; port 0 means any.
+        on_done: called exactly once, perhaps before the constructor returns, never after
+            `cancel`.
+    """
+
+    __slots__ = ("_on_done", "_poller", "_sock")
+
+    def __init__(
+        self, poller: Poller, target: Endpoint, source: Endpoint | None, on_done: Dialled
+    ) -> None:
+        self._poller = poller
+        self._on_done = on_done
+        self._sock: socket.socket | None = None
+        try:
+            self._sock = _connecting(target, source)
+            poller.watch(self._sock.fileno(), self)
+        except OSError as error:
+            self._fail(error)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has succeeded, failed or been cancelled."""
+        return self._sock is None
+
+    def on_ready(self, fd: int, events: int) -> None:  # noqa: ARG002 - asks the socket itself
+        """Look whether the connection stands."""
+        sock = self._sock
+        if sock is None:
+            return
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._fail(OSError(code, os.strerror(code)))
+            return
+        try:
+            sock.getpeername()
+        except OSError:
+            return  # an edge meant for a predecessor: still connecting
+        self._sock = None
+        self._on_done(sock, None)
+
+    def on_broken(self, error: Exception) -> None:
+        """The one who got the socket failed: nothing is left here."""
+        self.cancel()
+        self._poller.report(error)
+
+    def cancel(self) -> None:
+        """Give up; harmless when it is done."""
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            self._poller.forget(sock.fileno())
+            sock.close()
+
+    def _fail(self, error: OSError) -> None:
+        self.cancel()
+        self._on_done(None, error)
+
+
+def _connecting(target: Endpoint, source: Endpoint | None) -> socket.socket:
+    sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        if source is not None:
+            if source.port == 0:  # let connect choose the port: one per destination, not per host
+                sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.bind(source.sockaddr)
+        with contextlib.suppress(BlockingIOError):  # EINPROGRESS
+            sock.connect(target.sockaddr)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

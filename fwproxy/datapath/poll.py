@@ -1,0 +1,135 @@
+"""One private edge-triggered epoll set, nested in the running loop.
+
+An epoll descriptor is itself pollable, so the loop, asyncio's own or uvloop, watches one
+descriptor, and every relayed socket lives in the set behind it: no loop handle per socket and no
+re-registration. A socket is registered once for everything; its owner hears of edges and must
+read or write until the kernel says "would block".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+EVERYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+HUNG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+MAX_EVENTS = 256
+"""Events taken from the set at once."""
+MAX_ROUNDS = 8
+"""Times that the set is asked again before the rest of the loop has its turn."""
+SCRATCH_SIZE = 64 * 1024
+"""Bytes received at once where bytes pass through user space."""
+
+
+class Pollable(Protocol):
+    """The owner of a registered descriptor."""
+
+    def on_ready(self, fd: int, events: int) -> None:
+        """Hear of an edge.
+
+        Descriptors are reused, so that an edge may be meant for a predecessor: nothing but a
+        reason to try. Never conclude an error or an end from *events* alone.
+        """
+
+    def on_broken(self, error: Exception) -> None:
+        """Hear that `on_ready` raised: end, and leave nothing open."""
+
+
+class Poller:
+    """The set, and the work that its owners put off to give each other a turn.
+
+    Attributes:
+        now: the loop's time at the start of this turn, for idle time-outs.
+        scratch: a buffer to receive into; what it holds is void after the owner returns.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._epoll = select.epoll()
+        self._owners: dict[int, Pollable] = {}
+        self._deferred: deque[Callable[[], None]] = deque()
+        self._turn_due = False
+        self.now = loop.time()
+        self.scratch = memoryview(bytearray(SCRATCH_SIZE))
+        loop.add_reader(self._epoll.fileno(), self._turn)
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def watch(self, fd: int, owner: Pollable, events: int = EVERYTHING) -> None:
+        """Watch a descriptor; what is ready now is reported too.
+
+        A descriptor that is watched already only changes its owner, who must look for himself
+        what is ready.
+        """
+        if fd in self._owners:
+            self._owners[fd] = owner
+        else:
+            self._epoll.register(fd, events)
+            self._owners[fd] = owner
+
+    def forget(self, fd: int) -> None:
+        """Stop reporting a descriptor that is about to be closed, which takes it off the set."""
+        self._owners.pop(fd, None)
+
+    def unregister(self, fd: int) -> None:
+        """Stop watching a descriptor that stays open."""
+        if self._owners.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def defer(self, work: Callable[[], None]) -> None:
+        """Call *work* after everybody else had a turn."""
+        self._deferred.append(work)
+        if not self._turn_due:
+            self._turn_due = True
+            self._loop.call_soon(self._turn)
+
+    def report(self, error: Exception) -> None:
+        """Hand an error that belongs to no connection to the loop's exception handler."""
+        self._loop.call_exception_handler(
+            {"message": "a handler of the private epoll set failed", "exception": error}
+        )
+
+    def close(self) -> None:
+        """Take the set off the loop."""
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        self._owners.clear()
+        self._deferred.clear()
+
+    def _turn(self) -> None:
+        if self._epoll.closed:
+            return
+        self.now = self._loop.time()
+        poll, owners = self._epoll.poll, self._owners
+        for _ in range(MAX_ROUNDS):
+            events = poll(0, MAX_EVENTS)
+            for fd, mask in events:
+                owner = owners.get(fd)
+                if owner is not None:
+                    try:
+                        owner.on_ready(fd, mask)
+                    except Exception as error:  # noqa: BLE001 - one connection's, not everybody's
+                        owner.on_broken(error)
+            if not events:
+                break
+        if self._deferred:
+            self._run_deferred()
+
+    def _run_deferred(self) -> None:
+        self._turn_due = False
+        for _ in range(len(self._deferred)):
+            work = self._deferred.popleft()
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - as above
+                self.report(error)
+        if self._deferred and not self._turn_due:
+            self._turn_due = True
+            self._loop.call_soon(self._turn)

@@ -1,0 +1,220 @@
+"""Two sockets, no data filter: plain copies first, splice(2) once a stream proves bulky."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+from fwproxy.datapath.base import Done, close_socket
+from fwproxy.datapath.pipes import Pipe, PipePool
+from fwproxy.datapath.poll import HUNG_UP, READABLE, WRITABLE, Poller
+
+ROUNDS_PER_TURN = 16
+"""Reads of one direction before others have their turn."""
+
+_SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+
+
+class _Direction:
+    """One direction: bytes from `source` to `sink`.
+
+    At any time the bytes on their way are in `pending` (what a plain copy could not send) or in
+    `pipe`, never in both. The source is read only when nothing waits, so that memory per
+    direction is bounded by the scratch buffer or the pipe.
+    """
+
+    __slots__ = ("blocked", "count", "finished", "hung_up", "pending", "pipe", "relay", "sink",
+                 "source")  # fmt: skip
+
+    def __init__(self, relay: SpliceRelay, source: socket.socket, sink: socket.socket) -> None:
+        self.relay: SpliceRelay | None = relay
+        self.source = source
+        self.sink = sink
+        self.pending: bytes | None = None
+        self.pipe: Pipe | None = None
+        self.count = 0
+        self.hung_up = False
+        self.blocked = False
+        self.finished = False
+
+    def pump(self) -> None:
+        """Move what can be moved now."""
+        relay = self.relay
+        if relay is None or self.finished:
+            return
+        try:
+            if self._pump(relay):
+                relay.poller.defer(self.pump)
+        except BlockingIOError:
+            self.hung_up = False  # drained, and no end behind it
+        except OSError as error:
+            relay.break_off(self, error)
+
+    def _pump(self, relay: SpliceRelay) -> bool:
+        """Return whether there may be more to do now; "would block" from the source is raised."""
+        scratch = relay.poller.scratch
+        if self.pending is not None and not self._flush(self.pending):
+            return False
+        for _ in range(ROUNDS_PER_TURN):
+            if self.pipe is not None:
+                if not self._splice(relay, self.pipe):
+                    return False
+                continue
+            size = self.source.recv_into(scratch)
+            if not size:
+                self._finish(relay)
+                return False
+            self.count += size
+            if not self._flush(scratch[:size]):
+                return False
+            if size < len(scratch):
+                if not self.hung_up:  # a short read has drained the source
+                    return False
+            elif self.count >= relay.bulk_threshold:
+                self.pipe = relay.pipes.take()
+        return True
+
+    def _flush(self, data: bytes | memoryview) -> bool:
+        try:
+            sent = self.sink.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(data):
+            self.pending = None
+            self.blocked = False
+            return True
+        self.pending = bytes(data[sent:])
+        self.blocked = True
+        return False
+
+    def _splice(self, relay: SpliceRelay, pipe: Pipe) -> bool:
+        """Fill the pipe and empty it once; False when either side has to be waited for."""
+        taken = -1
+        with contextlib.suppress(BlockingIOError):  # no more, or a full pipe: its level tells
+            taken = os.splice(self.source.fileno(), pipe.writer, pipe.size, flags=_SPLICE_FLAGS)
+        if taken > 0:
+            pipe.level += taken
+            self.count += taken
+        if pipe.level:
+            return self._drain(pipe)
+        self.pipe = None
+        relay.pipes.give_back(pipe)
+        if taken == 0:
+            self._finish(relay)
+        return False
+
+    def _drain(self, pipe: Pipe) -> bool:
+        try:
+            pipe.level -= os.splice(
+                pipe.reader, self.sink.fileno(), pipe.level, flags=_SPLICE_FLAGS
+            )
+        except BlockingIOError:
+            self.blocked = True
+            return False
+        self.blocked = False
+        return True
+
+    def _finish(self, relay: SpliceRelay) -> None:
+        self.finished = True
+        self.sink.shutdown(socket.SHUT_WR)
+        relay.direction_finished()
+
+    def release(self, relay: SpliceRelay) -> None:
+        """Give the pipe back and drop the references that would make a cycle."""
+        if self.pipe is not None:
+            relay.pipes.give_back(self.pipe)
+            self.pipe = None
+        self.relay = None
+
+
+class SpliceRelay:
+    """Moves bytes between two connected sockets until both directions have ended."""
+
+    __slots__ = ("_client_fd", "_downstream", "_on_done", "_upstream", "bulk_threshold",
+                 "last_active", "pipes", "poller")  # fmt: skip
+
+    kind = "splice"
+
+    def __init__(
+        self,
+        poller: Poller,
+        client: socket.socket,
+        server: socket.socket,
+        *,
+        pipes: PipePool,
+        bulk_threshold: int,
+        on_done: Done,
+    ) -> None:
+        self.poller = poller
+        self.pipes = pipes
+        self.bulk_threshold = bulk_threshold
+        self.last_active = poller.now
+        self._client_fd = client.fileno()
+        self._upstream = _Direction(self, client, server)
+        self._downstream = _Direction(self, server, client)
+        self._on_done: Done | None = on_done
+
+    @property
+    def client_bytes(self) -> int:
+        """Bytes received from the client."""
+        return self._upstream.count
+
+    @property
+    def server_bytes(self) -> int:
+        """Bytes received from the server."""
+        return self._downstream.count
+
+    def start(self) -> None:
+        """Watch both descriptors, or take them over from whoever watched them."""
+        self.poller.watch(self._client_fd, self)
+        self.poller.watch(self._upstream.sink.fileno(), self)
+        for direction in (self._upstream, self._downstream):
+            direction.hung_up = True  # an edge may have gone to the last owner: read to the end
+            direction.pump()
+
+    def on_ready(self, fd: int, events: int) -> None:
+        """Pump the directions that the edge may have woken."""
+        self.last_active = self.poller.now
+        if fd == self._client_fd:
+            reading, writing = self._upstream, self._downstream
+        else:
+            reading, writing = self._downstream, self._upstream
+        if events & READABLE:
+            if events & HUNG_UP:
+                reading.hung_up = True
+            if not reading.blocked:
+                reading.pump()
+        if events & WRITABLE and writing.blocked:
+            writing.pump()
+
+    def on_broken(self, error: Exception) -> None:
+        """End after a fault of our own."""
+        self.poller.report(error)
+        self._end("internal error", broken=True)
+
+    def break_off(self, direction: _Direction, error: OSError) -> None:
+        """End because one socket failed."""
+        side = "client to server" if direction is self._upstream else "server to client"
+        self._end(f"broken {side}: {error.strerror or error}", broken=True)
+
+    def direction_finished(self) -> None:
+        """End when both directions have."""
+        if self._upstream.finished and self._downstream.finished:
+            self._end("closed", broken=False)
+
+    def _end(self, reason: str, *, broken: bool) -> None:
+        on_done = self._on_done
+        self.close(abort=broken)
+        if on_done is not None:
+            on_done(reason, broken, None)
+
+    def close(self, *, abort: bool = False) -> None:
+        """Close both sockets; harmless when repeated."""
+        if self._on_done is None:
+            return
+        self._on_done = None
+        for direction in (self._upstream, self._downstream):
+            direction.release(self)
+            self.poller.forget(direction.source.fileno())
+            close_socket(direction.source, abort=abort)

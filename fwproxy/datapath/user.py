@@ -1,0 +1,392 @@
+"""Two sockets and a chain of data filters, with backpressure and half-close all the way.
+
+::
+
+    client socket ── stage 0 ── stage 1 ── … ── server socket
+                     filter     filter
+
+A socket is read only while its direction is not congested, that is, while no handler of the
+direction is running and the far socket has little left to send; what is on its way is therefore
+bounded by one read per stage and `max_buffer` per socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import inspect
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fwproxy.datapath.base import Done, close_socket
+from fwproxy.datapath.poll import HUNG_UP, READABLE, SCRATCH_SIZE, WRITABLE, Poller
+from fwproxy.errors import BufferFullError
+from fwproxy.filter import DataFilter, Handled
+
+if TYPE_CHECKING:
+    from fwproxy.connection import Connection
+
+READS_PER_TURN = 16
+"""Reads of one direction before others have their turn."""
+
+
+class _Way(enum.IntEnum):
+    """The two directions."""
+
+    UP = 0
+    """From the client to the server."""
+    DOWN = 1
+
+
+class _End:
+    """One socket, or the place where one will be: reads for one direction, writes for the other."""
+
+    __slots__ = ("_closing", "_relay", "_shut", "_waiting", "count", "ended", "hung_up", "size",
+                 "sock", "way")  # fmt: skip
+
+    def __init__(self, relay: FilterRelay, way: _Way, sock: socket.socket | None) -> None:
+        self._relay = relay
+        self.way = way
+        self.sock = sock
+        self.count = 0
+        self.ended = False
+        self.hung_up = True  # an edge may have gone to the last owner: read to the end at first
+        self.size = 0
+        self._waiting: deque[bytes] = deque()
+        self._closing = False
+        self._shut = False
+
+    @property
+    def pending(self) -> int:
+        return self.size
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything was sent and the end of the stream after it."""
+        return self._shut
+
+    def send(self, data: bytes) -> None:
+        if self._closing or not data:
+            return
+        if self.sock is not None and not self._waiting:
+            data = self._send_now(data)
+            if not data:
+                return
+        if self.size + len(data) > self._relay.max_buffer:
+            raise BufferFullError(f"more than {self._relay.max_buffer} bytes wait (max_buffer)")
+        self._waiting.append(data)
+        self.size += len(data)
+
+    def half_close(self) -> None:
+        self._closing = True
+        if self.sock is None:
+            self._relay.fail("ended before a server was connected")
+        self.flush()
+
+    def abort(self) -> None:
+        self._relay.fail("aborted by a filter")
+
+    def flush(self) -> None:
+        """Send what waits, then the end of the stream if it is due."""
+        if self.sock is None or self._shut:
+            return
+        while self._waiting:
+            data = self._waiting.popleft()
+            rest = self._send_now(data)
+            self.size -= len(data) - len(rest)
+            if rest:
+                self._waiting.appendleft(rest)
+                return
+        if self._closing:
+            self._shut = True
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                self._relay.fail(f"broken: {error.strerror}")
+            self._relay.direction_finished()
+
+    def _send_now(self, data: bytes) -> bytes:
+        assert self.sock is not None  # noqa: S101 - both callers have looked
+        try:
+            return data[self.sock.send(data) :]
+        except BlockingIOError:
+            return data
+        except OSError as error:
+            self._relay.fail(f"broken: {error.strerror}")
+            return b""
+
+    def read(self) -> bytes | None:
+        """Return bytes, an empty string at the end of the stream, or None when there are none."""
+        if self.sock is None or self.ended:
+            return None
+        scratch = self._relay.poller.scratch
+        try:
+            size = self.sock.recv_into(scratch)
+        except BlockingIOError:
+            self.hung_up = False
+            return None
+        except OSError as error:
+            self._relay.fail(f"broken: {error.strerror}")
+            return None
+        self.ended = not size
+        self.count += size
+        return bytes(scratch[:size])
+
+
+class _Link:
+    """What a filter sends to: the next stage of the chain in one direction."""
+
+    __slots__ = ("_relay", "_stage", "_way")
+
+    def __init__(self, relay: FilterRelay, stage: _Stage, way: _Way) -> None:
+        self._relay = relay
+        self._stage = stage
+        self._way = way
+
+    @property
+    def pending(self) -> int:
+        return self._stage.waiting_size(self._way) + self._relay.sink(self._way).pending
+
+    def send(self, data: bytes) -> None:
+        if data:
+            self._stage.deliver(self._way, data)
+
+    def half_close(self) -> None:
+        self._stage.deliver(self._way, b"")
+
+    def abort(self) -> None:
+        self._relay.fail("aborted by a filter")
+
+
+class _Stage:
+    """One filter of the chain; while a coroutine of it runs, its direction queues up here."""
+
+    __slots__ = ("_handlers", "_queues", "_relay", "_tasks", "filter")
+
+    def __init__(self, relay: FilterRelay, data_filter: DataFilter) -> None:
+        self._relay = relay
+        self.filter = data_filter
+        self._queues: tuple[deque[bytes], deque[bytes]] = (deque(), deque())
+        self._tasks: list[asyncio.Task[None] | None] = [None, None]
+        self._handlers: tuple[Callable[[bytes], Handled], Callable[[bytes], Handled]] = (
+            data_filter.data_from_client,
+            data_filter.data_from_server,
+        )
+
+    def waiting_size(self, way: _Way) -> int:
+        return sum(map(len, self._queues[way]))
+
+    def busy(self, way: _Way) -> bool:
+        return self._tasks[way] is not None
+
+    def deliver(self, way: _Way, data: bytes) -> None:
+        """Take bytes, or the end of the stream as an empty string."""
+        if self._tasks[way] is None:
+            self._handle(way, data)
+            return
+        if self.waiting_size(way) + len(data) > self._relay.max_buffer:
+            raise BufferFullError(f"more than {self._relay.max_buffer} bytes wait (max_buffer)")
+        self._queues[way].append(data)
+
+    def _handle(self, way: _Way, data: bytes) -> None:
+        if self._relay.ended:
+            return
+        try:
+            if data:
+                handled = self._handlers[way](data)
+            elif way is _Way.UP:
+                handled = self.filter.end_from_client()
+            else:
+                handled = self.filter.end_from_server()
+        except Exception as error:  # noqa: BLE001 - a filter that raises ends its connection
+            self._relay.fail_filter(self.filter, error)
+            return
+        if handled is not None and inspect.isawaitable(handled):
+            task = asyncio.ensure_future(self._finish(handled))
+            self._tasks[way] = task
+            task.add_done_callback(lambda done: self._handled(way, done))
+
+    async def _finish(self, handled: Awaitable[None]) -> None:
+        async with asyncio.timeout(self._relay.filter_timeout):
+            await handled
+
+    def _handled(self, way: _Way, task: asyncio.Task[None]) -> None:
+        self._tasks[way] = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self._relay.fail_filter(self.filter, error)
+            return
+        queue = self._queues[way]
+        while queue and self._tasks[way] is None and not self._relay.ended:
+            self._handle(way, queue.popleft())
+        self._relay.resume(way)
+
+    def close(self) -> None:
+        for task in self._tasks:
+            if task is not None:
+                task.cancel()
+        for queue in self._queues:
+            queue.clear()
+
+
+class FilterRelay:
+    """Carries one connection through its data filters.
+
+    Args:
+        poller: where the sockets are or will be watched.
+        filters: the chain with each one's context, from the client to the server.
+        connection: the connection, for the filters.
+        client: the socket towards the client.
+        server: the one towards the server; None if it comes later, or never (`attach_server`).
+        max_buffer: bytes that may wait per socket and per stage.
+        filter_timeout: seconds that one handler may take.
+        on_done: told when it ends by itself.
+    """
+
+    kind = "user"
+
+    def __init__(
+        self,
+        poller: Poller,
+        filters: Sequence[tuple[DataFilter, object]],
+        connection: Connection,
+        client: socket.socket,
+        server: socket.socket | None,
+        *,
+        max_buffer: int,
+        filter_timeout: float,
+        on_done: Done,
+    ) -> None:
+        self.poller = poller
+        self.max_buffer = max_buffer
+        self.filter_timeout = filter_timeout
+        self.last_active = poller.now
+        self.ended = False
+        self._on_done = on_done
+        self._low_water = max_buffer // 4
+        self._client = _End(self, _Way.UP, client)
+        self._server = _End(self, _Way.DOWN, server)
+        self._client_fd = client.fileno()
+        self._stages = [_Stage(self, data_filter) for data_filter, _ in filters]
+        self._pumping = [False, False]
+        self._connect_stages(connection, [context for _, context in filters])
+
+    def _connect_stages(self, connection: Connection, contexts: list[object]) -> None:
+        last = len(self._stages) - 1
+        for number, stage in enumerate(self._stages):
+            internal = _Link(self, self._stages[number - 1], _Way.DOWN) if number else self._client
+            external = (
+                _Link(self, self._stages[number + 1], _Way.UP) if number < last else self._server
+            )
+            stage.filter.set_sockets(internal, external, connection, contexts[number])
+
+    @property
+    def client_bytes(self) -> int:
+        """Bytes received from the client."""
+        return self._client.count
+
+    @property
+    def server_bytes(self) -> int:
+        """Bytes received from the server."""
+        return self._server.count
+
+    def sink(self, way: _Way) -> _End:
+        """Return the end that a direction leaves by."""
+        return self._server if way is _Way.UP else self._client
+
+    def start(self) -> None:
+        """Take over the descriptors and read what is there."""
+        self.poller.watch(self._client_fd, self)
+        if self._server.sock is not None:
+            self.poller.watch(self._server.sock.fileno(), self)
+        self.resume(_Way.UP)
+        self.resume(_Way.DOWN)
+
+    def attach_server(self, sock: socket.socket) -> None:
+        """Take the socket towards the server, after the start."""
+        self._server.sock = sock
+        self.poller.watch(sock.fileno(), self)
+        self._server.flush()
+        self.resume(_Way.DOWN)
+
+    def on_ready(self, fd: int, events: int) -> None:
+        """Flush the socket and pump what it may have woken."""
+        self.last_active = self.poller.now
+        end = self._client if fd == self._client_fd else self._server
+        if end.size and events & WRITABLE:
+            end.flush()
+            self.resume(_Way.DOWN if end is self._client else _Way.UP)
+        if events & READABLE:
+            if events & HUNG_UP:
+                end.hung_up = True
+            self.resume(end.way)
+
+    def on_broken(self, error: Exception) -> None:
+        """End after a fault of our own."""
+        self.poller.report(error)
+        self.fail("internal error")
+
+    def resume(self, way: _Way) -> None:
+        """Read and deliver until the direction is congested or has nothing to read."""
+        if self._pumping[way]:
+            return
+        self._pumping[way] = True
+        source = self._client if way is _Way.UP else self._server
+        try:
+            for _ in range(READS_PER_TURN):
+                if self.ended or self._congested(way):
+                    return
+                data = source.read()
+                if data is None or self.ended:
+                    return
+                self._stages[0 if way is _Way.UP else -1].deliver(way, data)
+                if len(data) < SCRATCH_SIZE and not source.hung_up:
+                    return  # a short read has drained the socket
+            self.poller.defer(lambda: self.resume(way))
+        finally:
+            self._pumping[way] = False
+
+    def _congested(self, way: _Way) -> bool:
+        if self.sink(way).size > self._low_water:
+            return True
+        return any(stage.busy(way) for stage in self._stages)
+
+    def direction_finished(self) -> None:
+        """End when both sockets have been told the end of their streams."""
+        if self._client.finished and self._server.finished:
+            self._end("closed", broken=False)
+
+    def fail(self, reason: str) -> None:
+        """Break both ways."""
+        self._end(reason, broken=True)
+
+    def fail_filter(self, data_filter: DataFilter, error: BaseException) -> None:
+        """End because a filter raised, timed out or overflowed: bytes never pass unseen."""
+        name = type(data_filter).__name__
+        reason = f"filter {name} failed: {type(error).__name__}: {error}"
+        self._end(reason, broken=True, error=error)
+
+    def _end(self, reason: str, *, broken: bool, error: BaseException | None = None) -> None:
+        if not self.ended:
+            self.close(abort=broken)
+            self._on_done(reason, broken, error)
+
+    def close(self, *, abort: bool = False) -> None:
+        """Close both sockets, cancel what runs, and let the filters go."""
+        if self.ended:
+            return
+        self.ended = True
+        for end in (self._client, self._server):
+            if end.sock is not None:
+                self.poller.forget(end.sock.fileno())
+                close_socket(end.sock, abort=abort)
+        for stage in self._stages:
+            stage.close()
+            try:
+                stage.filter.detach()
+            except Exception as error:  # noqa: BLE001 - the connection is gone already
+                self.poller.report(error)

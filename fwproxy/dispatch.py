@@ -1,0 +1,124 @@
+"""Events to the session filters, and their verdicts back."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from fwproxy.events import ConnectionTerminating, Event
+from fwproxy.filter import Filter, Hooks, SessionFilter
+from fwproxy.flags import ConnectionFlags, Verdict
+
+if TYPE_CHECKING:
+    from fwproxy.session import Session
+
+_STRENGTH = {Verdict.PASS: 0, Verdict.ALLOW: 1, Verdict.EMULATE: 2, Verdict.DENY: 3}
+
+
+@attrs.frozen(slots=True, eq=False)
+class BoundFilter:
+    """A filter as one listener uses it.
+
+    Attributes:
+        filter: the filter, shared by the whole process.
+        hooks: what its `filter_init` said.
+        settings: its settings for this listener.
+    """
+
+    filter: Filter
+    hooks: Hooks
+    settings: Any
+
+
+def fold(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return the strongest verdict: DENY, then EMULATE, ALLOW, PASS."""
+    return max(verdicts, key=_STRENGTH.__getitem__, default=Verdict.PASS)
+
+
+def dispatch(
+    session: Session, event: Event, caller: SessionFilter | None = None
+) -> Verdict | Awaitable[Verdict]:
+    """Tell an event to every filter that hooks it, in the listener's order, and fold the verdicts.
+
+    The answer is there at once unless a handler is a coroutine. The first DENY ends the round.
+    A handler that raises, or takes longer than `limits.filter_timeout`, denies.
+
+    Args:
+        session: whose filters are asked.
+        event: what has happened or is about to.
+        caller: the session filter whose own call causes the event; it is not asked.
+    """
+    if not session.bound_filters:
+        return Verdict.PASS
+    return _round(session, event, caller, 0, Verdict.PASS)
+
+
+def _round(
+    session: Session, event: Event, caller: SessionFilter | None, first: int, verdict: Verdict
+) -> Verdict | Awaitable[Verdict]:
+    for number in range(first, len(session.bound_filters)):
+        bound = session.bound_filters[number]
+        try:
+            session_filter = _hooked(session, bound, event)
+            if session_filter is None or session_filter is caller:
+                continue
+            answer = session_filter.firewall_event_handler(event)
+        except Exception as error:  # noqa: BLE001 - uncertain means deny
+            return _denied(session, bound, event, error)
+        if inspect.isawaitable(answer):
+            return _await_round(session, event, caller, number, verdict, answer)
+        verdict = fold((verdict, answer or Verdict.PASS))
+        if verdict is Verdict.DENY:
+            break
+    return verdict
+
+
+async def _await_round(
+    session: Session,
+    event: Event,
+    caller: SessionFilter | None,
+    number: int,
+    verdict: Verdict,
+    answer: Awaitable[Verdict | None],
+) -> Verdict:
+    try:
+        async with asyncio.timeout(session.engine.limits.filter_timeout):
+            verdict = fold((verdict, await answer or Verdict.PASS))
+    except Exception as error:  # noqa: BLE001 - uncertain means deny
+        return _denied(session, session.bound_filters[number], event, error)
+    if verdict is Verdict.DENY:
+        return verdict
+    rest = _round(session, event, caller, number + 1, verdict)
+    return rest if isinstance(rest, Verdict) else await rest
+
+
+def _hooked(session: Session, bound: BoundFilter, event: Event) -> SessionFilter | None:
+    """Return the filter's part of the session if it wants the event, attaching it if need be."""
+    name = bound.filter.name
+    attached = session.session_filters.get(name)
+    hooks = bound.hooks if attached is None or attached.hooks is None else attached.hooks
+    if type(event) not in hooks.events:
+        return None
+    secondary = ConnectionFlags.SECONDARY in event.connection.connection_flags
+    if secondary and not hooks.all_associated:
+        return None
+    if name in session.session_filters or isinstance(event, ConnectionTerminating):
+        return attached
+    return session.attach_filter(name)
+
+
+def _denied(session: Session, bound: BoundFilter, event: Event, error: Exception) -> Verdict:
+    session.engine.log.error(
+        "filter failed",
+        filter=bound.filter.name,
+        event_type=type(event).__name__,
+        session=session.id,
+        connection=event.connection.id,
+        error=f"{type(error).__name__}: {error}",
+        exc_info=error,
+    )
+    return Verdict.DENY

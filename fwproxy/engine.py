@@ -1,0 +1,70 @@
+"""What all sessions of one firewall share."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+
+import attrs
+import structlog
+
+from fwproxy.clock import Deadlines
+from fwproxy.config import Config, Limits
+from fwproxy.datapath.pipes import PipePool
+from fwproxy.datapath.poll import Poller
+from fwproxy.ledger import Ledger
+from fwproxy.policy import Policy
+from fwproxy.ports import PortPool
+from fwproxy.protocol import ProtocolDefinition
+from fwproxy.resolve import Resolver
+
+
+@attrs.define(slots=True, eq=False)
+class Engine:
+    """The parts that a running firewall is made of, made together and closed together."""
+
+    loop: asyncio.AbstractEventLoop
+    config: Config
+    policy: Policy
+    poller: Poller
+    deadlines: Deadlines
+    pipes: PipePool
+    ports: PortPool
+    resolver: Resolver
+    protocols: dict[str, ProtocolDefinition]
+    log: structlog.typing.FilteringBoundLogger
+    ledger: Ledger = attrs.field(factory=Ledger)
+    session_numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
+    connection_numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
+    permission_numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
+
+    @classmethod
+    def start(cls, config: Config) -> Engine:
+        """Make the parts and put them on the running loop."""
+        loop = asyncio.get_running_loop()
+        deadlines = Deadlines(loop.time)
+        deadlines.start(loop)
+        return cls(
+            loop=loop,
+            config=config,
+            policy=config.policy(),
+            poller=Poller(loop),
+            deadlines=deadlines,
+            pipes=PipePool(config.datapath.max_pipes, config.datapath.pipe_size),
+            ports=PortPool(config.secondary.ports),
+            resolver=Resolver(config.limits.max_resolutions),
+            protocols={protocol.name: protocol for protocol in config.protocols},
+            log=structlog.get_logger("fwproxy"),
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds."""
+        return self.config.limits
+
+    def close(self) -> None:
+        """Take the parts off the loop; no session may be left."""
+        self.deadlines.stop()
+        self.poller.close()
+        self.pipes.close()

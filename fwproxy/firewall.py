@@ -1,0 +1,247 @@
+"""The firewall: everything together, to run alone or inside another asyncio program."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from fwproxy.address import Endpoint
+from fwproxy.config import Config, ListenerConfig, ListenerKind
+from fwproxy.dispatch import BoundFilter
+from fwproxy.engine import Engine
+from fwproxy.errors import ConfigError
+from fwproxy.filter import Filter, Hooks
+from fwproxy.ledger import Ledger
+from fwproxy.listeners.base import Listener
+from fwproxy.listeners.forward import ForwardListener
+from fwproxy.listeners.gateway import GatewayListener
+from fwproxy.listeners.redirect import RedirectListener
+from fwproxy.registry import available, settings_for
+from fwproxy.session import Session
+
+_LISTENERS: dict[ListenerKind, type[Listener]] = {
+    ListenerKind.FORWARD: ForwardListener,
+    ListenerKind.GATEWAY: GatewayListener,
+    ListenerKind.REDIRECT: RedirectListener,
+}
+
+
+class Sessions:
+    """The sessions that there are, by number and counted by client."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._sessions: dict[int, Session] = {}
+        self._by_client: Counter[str] = Counter()
+        self._empty: asyncio.Event | None = None
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(tuple(self._sessions.values()))
+
+    def refusal(self, host: str) -> str | None:
+        """Say which limit one more session of this client would pass, or None."""
+        limits = self._engine.limits
+        if len(self._sessions) >= limits.max_sessions:
+            return f"{limits.max_sessions} sessions already (max_sessions)"
+        if self._by_client[host] >= limits.max_sessions_per_client:
+            return f"{limits.max_sessions_per_client} of the client (max_sessions_per_client)"
+        return None
+
+    def open(self, listener: Listener, client: Endpoint) -> Session:
+        """Start a session."""
+        session = Session(self._engine, listener, client, self._ended)
+        self._sessions[session.id] = session
+        self._by_client[client.host] += 1
+        return session
+
+    def _ended(self, session: Session) -> None:
+        del self._sessions[session.id]
+        host = session.client_address.host
+        self._by_client[host] -= 1
+        if not self._by_client[host]:
+            del self._by_client[host]
+        if self._empty is not None and not self._sessions:
+            self._empty.set()
+
+    async def wait_empty(self, grace: float) -> bool:
+        """Wait until the last session has ended; False if *grace* seconds were not enough."""
+        if not self._sessions:
+            return True
+        self._empty = self._empty or asyncio.Event()
+        try:
+            await asyncio.wait_for(self._empty.wait(), grace)
+        except TimeoutError:
+            return False
+        return True
+
+    def end_all(self, reason: str) -> None:
+        """End every session at once."""
+        for session in self:
+            session.end(reason, at_once=True)
+        if self._empty is not None:
+            self._empty.set()
+
+
+class Firewall:
+    """The embeddable whole: `async with Firewall(config) as firewall: …`.
+
+    It takes no signals, configures no logging and never exits: those are its host's.
+
+    Args:
+        config: what to do.
+        filters: further filter classes, besides those that are installed as entry points.
+
+    Attributes:
+        config: as given.
+        listeners: by name, while it runs.
+
+    Raises:
+        ConfigError: a filter is missing or its settings are wrong.
+    """
+
+    def __init__(self, config: Config, filters: Iterable[type[Filter]] = ()) -> None:
+        self.config = config
+        self.listeners: dict[str, Listener] = {}
+        self._filter_classes = available() | {kind.name: kind for kind in filters}
+        self._filters: dict[str, tuple[Filter, Hooks]] = {}
+        self._engine: Engine | None = None
+        self._sessions: Sessions | None = None
+        self._settings = {
+            listener.name: self._listener_settings(listener) for listener in config.listeners
+        }
+
+    @property
+    def engine(self) -> Engine:
+        """The running parts.
+
+        Raises:
+            RuntimeError: it is not running.
+        """
+        if self._engine is None:
+            raise RuntimeError("the firewall is not running")
+        return self._engine
+
+    @property
+    def sessions(self) -> Sessions:
+        """The sessions that there are; empty when it is not running."""
+        if self._sessions is None:
+            raise RuntimeError("the firewall is not running")
+        return self._sessions
+
+    @property
+    def ledger(self) -> Ledger:
+        """Every permission that there is."""
+        return self.engine.ledger
+
+    async def start(self) -> None:
+        """Start the filters and listen.
+
+        Raises:
+            OSError: a listener's address cannot be had; nothing is left running.
+        """
+        if self._engine is not None:
+            raise RuntimeError("the firewall runs already")
+        self._engine = Engine.start(self.config)
+        self._sessions = Sessions(self._engine)
+        try:
+            self._start_filters()
+            for config in self.config.listeners:
+                bound = self._bound_filters(config)
+                listener = _LISTENERS[config.kind](self._engine, config, bound, self._sessions)
+                listener.start()
+                self.listeners[config.name] = listener
+        except BaseException:
+            await self.stop(0)
+            raise
+
+    async def stop(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - a grace period
+        """Accept no more, give the sessions some time, then end them.
+
+        Args:
+            timeout: seconds; None is `limits.stop_timeout`, 0 ends them at once, also while
+                another call still waits.
+        """
+        if self._engine is None or self._sessions is None:
+            return
+        engine, sessions = self._engine, self._sessions
+        for listener in self.listeners.values():
+            listener.stop()
+        grace = engine.limits.stop_timeout if timeout is None else timeout
+        if grace > 0 and len(sessions):
+            engine.log.info("stopping", sessions=len(sessions), grace=grace)
+            if not await sessions.wait_empty(grace):
+                engine.log.warning("sessions ended by the stop", sessions=len(sessions))
+        sessions.end_all("the proxy is stopped")
+        if self._engine is engine:
+            self._shut_down(engine)
+            await asyncio.sleep(0)  # let cancelled tasks end
+
+    def _shut_down(self, engine: Engine) -> None:
+        self._engine = None
+        self.listeners.clear()
+        for kind, _ in self._filters.values():
+            try:
+                kind.filter_shutdown()
+            except Exception:  # the others must be shut down too
+                engine.log.exception("filter failed to shut down", filter=kind.name)
+        self._filters.clear()
+        engine.close()
+        engine.log.info("stopped")
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop(0 if kind is not None else None)
+
+    def _names(self, listener: ListenerConfig) -> tuple[str, ...]:
+        protocols = {protocol.name: protocol for protocol in self.config.protocols}
+        return protocols[listener.protocol].filters
+
+    def _listener_settings(self, listener: ListenerConfig) -> dict[str, object]:
+        """Read the settings of each filter that a listener uses."""
+        settings: dict[str, object] = {}
+        for name in self._names(listener):
+            if name not in self._filter_classes:
+                raise ConfigError(f"listener {listener.name!r}: there is no filter {name!r}")
+            layers = (self.config.filters.get(name, {}), listener.filters.get(name, {}))
+            settings[name] = settings_for(self._filter_classes[name], *layers)
+        unknown = set(listener.filters) - set(settings)
+        if unknown:
+            raise ConfigError(
+                f"listener {listener.name!r} has settings for {min(unknown)!r}, which is no "
+                f"filter of the protocol {listener.protocol!r}"
+            )
+        return settings
+
+    def _start_filters(self) -> None:
+        """Start each filter in use once; one that fails hears nothing, and that is said."""
+        for name in dict.fromkeys(
+            n for config in self.config.listeners for n in self._names(config)
+        ):
+            kind = self._filter_classes[name]
+            instance = kind(settings_for(kind, self.config.filters.get(name, {})))
+            try:
+                hooks = instance.filter_init(self)
+            except Exception:  # the service starts all the same
+                self.engine.log.exception("filter failed to start", filter=name)
+                hooks = Hooks()
+            self._filters[name] = (instance, hooks)
+
+    def _bound_filters(self, config: ListenerConfig) -> tuple[BoundFilter, ...]:
+        settings = self._settings[config.name]
+        return tuple(
+            BoundFilter(*self._filters[name], settings[name]) for name in self._names(config)
+        )

@@ -1,0 +1,129 @@
+"""The ledger: every permission that there is, whose it is, and why it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import attrs
+
+from fwproxy.address import Endpoint, IpFilter, Transport
+from fwproxy.protocol import ProtocolDefinition
+
+if TYPE_CHECKING:
+    from fwproxy.session import Session
+
+
+@attrs.frozen(slots=True)
+class LedgerEntry:
+    """One permission as it stood when the ledger was asked.
+
+    Attributes:
+        id: the permission's number.
+        listener: the way in that its session used.
+        session: the session's number.
+        filter: the name of the session filter's class that asked for it, if it said so.
+        protocol: the name of the secondary protocol.
+        transport: TCP or UDP.
+        proxy_address: where the proxy listens.
+        target: where it connects to; None for a client address that is not known yet.
+        peers: who may come; None is everybody.
+        created: seconds on the loop's clock.
+        expires: the same, or None.
+        uses: connections made with it.
+        refused: connections refused, for coming from elsewhere.
+    """
+
+    id: int
+    listener: str
+    session: int
+    filter: str | None
+    protocol: str
+    transport: str
+    proxy_address: str
+    target: str | None
+    peers: str | None
+    created: float
+    expires: float | None
+    uses: int
+    refused: int
+
+
+@attrs.define(slots=True, eq=False)
+class FirewallAction:
+    """One revocable permission.
+
+    It is cancelled by itself after single use, at its time-out, and when its session ends.
+    What its attributes mean, `LedgerEntry` says.
+    """
+
+    id: int
+    session: Session
+    protocol: ProtocolDefinition
+    transport: Transport
+    proxy_address: Endpoint
+    target: Endpoint | None
+    peers: IpFilter | None
+    created: float
+    expires: float | None
+    filter_name: str | None
+    _withdraw: Callable[[FirewallAction, str], None] = attrs.field(repr=False)
+    uses: int = 0
+    refused: int = 0
+    close_reason: str | None = None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it still permits anything."""
+        return self.close_reason is None
+
+    def cancel(self, reason: str = "cancelled") -> bool:
+        """Withdraw it; return False when it had ended already."""
+        if self.close_reason is not None:
+            return False
+        self.close_reason = reason
+        self._withdraw(self, reason)
+        return True
+
+    def expire(self) -> None:
+        """End it because nobody came in time."""
+        self.cancel("expired")
+
+    def entry(self) -> LedgerEntry:
+        """Return what the ledger says of it now."""
+        return LedgerEntry(
+            id=self.id,
+            listener=self.session.listener_name,
+            session=self.session.id,
+            filter=self.filter_name,
+            protocol=self.protocol.name,
+            transport=self.transport.value,
+            proxy_address=str(self.proxy_address),
+            target=None if self.target is None else str(self.target),
+            peers=None if self.peers is None else str(self.peers),
+            created=self.created,
+            expires=self.expires,
+            uses=self.uses,
+            refused=self.refused,
+        )
+
+
+class Ledger:
+    """All active permissions."""
+
+    def __init__(self) -> None:
+        self._actions: dict[int, FirewallAction] = {}
+
+    def __len__(self) -> int:
+        return len(self._actions)
+
+    def __iter__(self) -> Iterator[LedgerEntry]:
+        return iter([action.entry() for action in self._actions.values()])
+
+    def enter(self, action: FirewallAction) -> None:
+        """Write a permission down; what is not in the ledger is not permitted."""
+        self._actions[action.id] = action
+
+    def strike(self, action: FirewallAction) -> None:
+        """Strike out a permission that has ended."""
+        self._actions.pop(action.id, None)

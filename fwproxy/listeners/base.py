@@ -1,0 +1,124 @@
+"""What every listener does: accept, keep to the limits, and start a session."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fwproxy.address import Destination, Endpoint
+from fwproxy.config import ListenerConfig
+from fwproxy.connection import Connection
+from fwproxy.datapath.accept import Acceptor
+from fwproxy.datapath.base import close_socket
+from fwproxy.dispatch import BoundFilter
+from fwproxy.engine import Engine
+from fwproxy.errors import CallError
+from fwproxy.session import Session
+
+if TYPE_CHECKING:
+    from fwproxy.firewall import Sessions
+
+Open = Callable[[Session, Connection, socket.socket], None]
+
+
+class Listener:
+    """One way in. Subclasses say where an accepted client goes to.
+
+    Attributes:
+        config: its configuration.
+        protocol: the definition of what it serves.
+        bound_filters: the filters of that protocol, in call order.
+        address: where it listens, with the actual port.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: ListenerConfig,
+        bound_filters: tuple[BoundFilter, ...],
+        sessions: Sessions,
+    ) -> None:
+        self.engine = engine
+        self.config = config
+        self.protocol = engine.protocols[config.protocol]
+        self.bound_filters = bound_filters
+        self.address = config.bind
+        self._sessions = sessions
+        self._acceptor: Acceptor | None = None
+
+    def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address is in use or not ours.
+        """
+        sock = socket.socket(self.config.bind.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self.config.bind.version == 6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(self.config.bind.sockaddr)
+            sock.listen(self.config.backlog)
+        except OSError as error:
+            sock.close()
+            where = f"listener {self.config.name!r} cannot listen on {self.config.bind}"
+            raise OSError(error.errno, f"{where}: {error.strerror}") from error
+        self.address = Endpoint.from_sockaddr(sock.getsockname())
+        engine = self.engine
+        self._acceptor = Acceptor(
+            engine.poller,
+            engine.deadlines,
+            sock,
+            self._accepted,
+            retry=engine.limits.accept_retry,
+            on_exhausted=self._exhausted,
+        )
+        engine.log.info(
+            "listening", listener=self.config.name, kind=self.config.kind.value,
+            address=str(self.address), protocol=self.protocol.name,
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """Accept no more; sessions go on."""
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._acceptor = None
+
+    def _exhausted(self, error: OSError) -> None:
+        self.engine.log.warning(
+            "accept failed, new clients wait", listener=self.config.name, error=error.strerror
+        )
+
+    def _accepted(self, sock: socket.socket, client: Endpoint) -> None:
+        refusal = self._sessions.refusal(client.host)
+        if refusal is not None:
+            close_socket(sock, abort=True)
+            self.engine.log.warning(
+                "client refused", listener=self.config.name, client=str(client), reason=refusal
+            )
+            return
+        session = self._sessions.open(self, client)
+        connection = Connection(session, self.protocol, client_address=client)
+        connection.client_sock = sock
+        session.primary = connection
+        try:
+            self.open_primary(session, connection, sock)
+        except CallError as error:
+            connection.close(str(error), failed=True)
+        except Exception as error:  # noqa: BLE001 - one client's fault, not the listener's
+            connection.close(f"internal error: {error!r}", failed=True, error=error)
+
+    def open_primary(self, session: Session, connection: Connection, sock: socket.socket) -> None:
+        """Set the connection on its way.
+
+        Raises:
+            CallError: it cannot go anywhere; the client is turned away.
+        """
+        raise NotImplementedError
+
+
+def request(connection: Connection, server: Destination) -> None:
+    """Ask for a server, unless the connection has ended already."""
+    if connection.opening is not None:
+        connection.opening.request(server)

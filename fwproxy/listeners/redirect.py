@@ -1,0 +1,48 @@
+"""`redirect`: transparent, by nftables REDIRECT; the kernel tells the original destination."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+
+from fwproxy.address import Endpoint
+from fwproxy.connection import Connection
+from fwproxy.errors import NetworkRulesDeniedError
+from fwproxy.listeners.base import Listener, request
+from fwproxy.session import Session
+
+SO_ORIGINAL_DST = 80
+"""The same number in linux/netfilter_ipv4.h and, as IP6T_SO_ORIGINAL_DST, in its IPv6 sister."""
+
+
+def original_destination(sock: socket.socket) -> Endpoint | None:
+    """Return where the client wanted to go, or None when the connection was not redirected."""
+    try:
+        if sock.family == socket.AF_INET6:
+            raw = sock.getsockopt(socket.IPPROTO_IPV6, SO_ORIGINAL_DST, 28)
+            port, address = struct.unpack_from("!2xH4x16s", raw)
+        else:
+            raw = sock.getsockopt(socket.IPPROTO_IP, SO_ORIGINAL_DST, 16)
+            port, address = struct.unpack_from("!2xH4s", raw)
+    except OSError:
+        return None
+    return Endpoint(str(ipaddress.ip_address(address)), port)
+
+
+class RedirectListener(Listener):
+    """Serves clients that do not know of the proxy.
+
+    They are told the address of their server wherever an address of the proxy is due, because
+    that is what they believe to talk to; the same nftables rule redirects those ports too.
+    """
+
+    def open_primary(self, session: Session, connection: Connection, sock: socket.socket) -> None:
+        """Ask for the original destination."""
+        local = Endpoint.from_sockaddr(sock.getsockname())
+        server = original_destination(sock)
+        if server is None or server == local:
+            # Going on would connect the proxy to itself, for ever.
+            raise NetworkRulesDeniedError("the client has connected to the proxy itself")
+        session.advertised_host = server.host
+        request(connection, server)

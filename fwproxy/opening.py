@@ -1,0 +1,235 @@
+"""Opening a connection: policy, filters, names and sockets, until both of its ends are there."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from fwproxy.address import Destination, Endpoint, HostName
+from fwproxy.datapath.dial import Dial
+from fwproxy.dispatch import dispatch
+from fwproxy.errors import CallError, NoServerReplyError, PolicyRulesDeniedError, TerminatingError
+from fwproxy.events import AcceptedConnection, ConnectTcp, Event
+from fwproxy.flags import Verdict
+
+if TYPE_CHECKING:
+    from fwproxy.connection import Connection
+
+
+class Opening:
+    """What a TCP connection needs only until it is established.
+
+    Each end is either accepted or dialled. Everything happens at once as long as no handler and
+    no name has to be waited for, so that an ordinary connection needs no task.
+
+    Args:
+        connection: whose ends are wanted.
+        source: the address to leave from towards the server (S36); None is any.
+    """
+
+    __slots__ = ("_connection", "_dial", "_source", "_waiter")
+
+    def __init__(self, connection: Connection, source: Endpoint | None) -> None:
+        self._connection = connection
+        self._source = source
+        self._dial: Dial | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def accept_client(self, sock: socket.socket, client: Endpoint) -> None:
+        """Take the socket that the client has opened."""
+        self._connection.client_sock = sock
+        self._connection.client_address = client
+        self._advance()
+
+    def accept_server(self, sock: socket.socket, server: Endpoint) -> None:
+        """Take the socket that the server has opened, and turn to the client."""
+        connection = self._connection
+        connection.server_sock = sock
+        connection.server_address = server
+        local = Endpoint.from_sockaddr(sock.getsockname())
+        self._after(AcceptedConnection(connection, server, local), self._advance)
+
+    def accept_without_server(self) -> None:
+        """Let a filter talk with a client that has yet to name its server."""
+        connection = self._connection
+        self._wait_for_name()
+        local = connection.internal_socket_name
+        assert local is not None  # noqa: S101 - the socket was accepted a moment ago
+        event = AcceptedConnection(connection, connection.client_address, local)
+        self._after(event, connection.open_half)
+
+    def request(self, server: Destination) -> None:
+        """Ask the policy and the filters, then connect to the server."""
+        connection = self._connection
+        limits = connection.session.engine.limits
+        connection.is_connecting()
+        connection.wait(
+            limits.connect_timeout,
+            lambda: self.refuse(NoServerReplyError(f"connecting to {server} took too long")),
+        )
+        if isinstance(server, HostName):
+            connection.spawn(self._resolve(server))
+        else:
+            self._request([server])
+
+    async def connect(self, server: Destination) -> None:
+        """Do what `Connection.connect` says."""
+        self._waiter = self._connection.session.engine.loop.create_future()
+        try:
+            self.request(server)
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a filter's `connect` is under way."""
+        return self._waiter is not None
+
+    async def _resolve(self, server: HostName) -> None:
+        try:
+            found = await self._connection.session.engine.resolver.resolve(server)
+        except NoServerReplyError as error:
+            self.refuse(error)
+        else:
+            self._request(found)
+
+    def _request(self, servers: list[Endpoint]) -> None:
+        """Ask about the addresses, not the name: a name may point anywhere."""
+        connection = self._connection
+        allowed, rule = [], ""
+        for server in servers:
+            decision = connection.session.decide(connection.protocol, server.host)
+            rule = decision.rule
+            if decision.allowed:
+                allowed.append(server)
+        if not allowed:
+            self.refuse(PolicyRulesDeniedError(f"{servers[0]} is not allowed ({rule})"))
+        elif connection.session.bound_filters:
+            secondary = connection.is_secondary
+            event = ConnectTcp(connection, allowed[0], connection.protocol, secondary)
+            self._after(event, lambda: self._dial_server(allowed))
+        else:
+            self._dial_server(allowed)
+
+    def _after(self, event: Event, proceed: Callable[[], None]) -> None:
+        """Tell the filters, and go on unless one says no."""
+        connection = self._connection
+        with connection.handling(event):
+            answer = dispatch(connection.session, event)
+        if isinstance(answer, Verdict):
+            self._conclude(answer, proceed)
+        else:
+            connection.spawn(self._conclude_later(event, answer, proceed))
+
+    async def _conclude_later(
+        self, event: Event, answer: Awaitable[Verdict], proceed: Callable[[], None]
+    ) -> None:
+        with self._connection.handling(event):
+            verdict = await answer
+        self._conclude(verdict, proceed)
+
+    def _conclude(self, verdict: Verdict, proceed: Callable[[], None]) -> None:
+        if self._connection.is_closed:
+            return
+        if verdict is Verdict.DENY or self._connection.is_denied:
+            self.refuse(PolicyRulesDeniedError("denied by a filter"))
+        else:
+            proceed()
+
+    def _dial_server(self, servers: list[Endpoint]) -> None:
+        """Connect to the first of the servers that answers."""
+        connection = self._connection
+        server, *others = servers
+        connection.server_address = server
+
+        def dialled(sock: socket.socket | None, error: OSError | None) -> None:
+            self._dial = None
+            if sock is not None:
+                connection.server_sock = sock
+                self._advance()
+            elif others:
+                self._dial_server(others)
+            else:
+                self.refuse(_unreachable(server, error))
+
+        self._dial_now(server, self._source, dialled)
+
+    def dial_client(self) -> None:
+        """Connect to the client, from the address that it knows the proxy by."""
+        connection = self._connection
+        limits = connection.session.engine.limits
+        client = connection.client_address
+        connection.is_connecting()
+        connection.wait(
+            limits.connect_timeout,
+            lambda: self.refuse(NoServerReplyError(f"connecting to {client} took too long")),
+        )
+
+        def dialled(sock: socket.socket | None, error: OSError | None) -> None:
+            self._dial = None
+            if sock is not None:
+                connection.client_sock = sock
+                self._advance()
+            else:
+                self.refuse(_unreachable(client, error))
+
+        self._dial_now(client, connection.session.internal_source(client), dialled)
+
+    def _dial_now(
+        self,
+        target: Endpoint,
+        source: Endpoint | None,
+        dialled: Callable[[socket.socket | None, OSError | None], None],
+    ) -> None:
+        dial = Dial(self._connection.session.engine.poller, target, source, dialled)
+        if not dial.is_done:
+            self._dial = dial
+
+    def _advance(self) -> None:
+        """Turn to the client when the server is there; let bytes flow when both are."""
+        connection = self._connection
+        if connection.server_sock is None or connection.is_closed:
+            return
+        if connection.client_sock is None:
+            if not connection.client_address.is_unspecified and self._dial is None:
+                self.dial_client()
+            return
+        connection.establish()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def refuse(self, error: CallError) -> None:
+        """Say no to the filter that waits for a server; without one, end the connection."""
+        if self._waiter is None:
+            self._connection.close(str(error), failed=True)
+            return
+        self._cancel_dial()
+        self._connection.server_address = None
+        self._wait_for_name()
+        if not self._waiter.done():
+            self._waiter.set_exception(error)
+
+    def _wait_for_name(self) -> None:
+        self._connection.wait(
+            self._connection.session.engine.limits.handshake_timeout,
+            lambda: self._connection.close("no server was named in time", failed=True),
+        )
+
+    def cancel(self) -> None:
+        """Give up whatever is under way: the connection has ended."""
+        self._cancel_dial()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(TerminatingError("the connection has ended"))
+
+    def _cancel_dial(self) -> None:
+        if self._dial is not None:
+            self._dial.cancel()
+            self._dial = None
+
+
+def _unreachable(target: Endpoint, error: OSError | None) -> NoServerReplyError:
+    reason = "no answer" if error is None else error.strerror or str(error)
+    return NoServerReplyError(f"{target} cannot be reached: {reason}")

@@ -1,0 +1,36 @@
+"""Host names to addresses, without blocking and a bounded number at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from fwproxy.address import Destination, Endpoint
+from fwproxy.errors import NoServerReplyError
+
+
+class Resolver:
+    """Asks the system's resolver."""
+
+    def __init__(self, max_resolutions: int) -> None:
+        self._places = asyncio.Semaphore(max_resolutions)
+
+    async def resolve(self, destination: Destination) -> list[Endpoint]:
+        """Return the addresses of a destination, in the order to try them.
+
+        Raises:
+            NoServerReplyError: the name does not resolve.
+        """
+        if isinstance(destination, Endpoint):
+            return [destination]
+        async with self._places:
+            try:
+                found = await asyncio.get_running_loop().getaddrinfo(
+                    destination.host, destination.port, type=socket.SOCK_STREAM
+                )
+            except OSError as error:
+                raise NoServerReplyError(f"{destination.host} does not resolve: {error}") from error
+        endpoints = [Endpoint(str(info[4][0]), destination.port) for info in found]
+        if not endpoints:
+            raise NoServerReplyError(f"{destination.host} has no address")
+        return list(dict.fromkeys(endpoints))

@@ -1,0 +1,329 @@
+"""A session: one client, and everything that was opened for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fwproxy.address import Endpoint, IpFilter, Transport
+from fwproxy.connection import Connection
+from fwproxy.dispatch import BoundFilter
+from fwproxy.engine import Engine
+from fwproxy.errors import (
+    AddressNotAllowedError,
+    NotRegisteredError,
+    QuotaError,
+    TerminatingError,
+)
+from fwproxy.filter import SessionFilter
+from fwproxy.flags import SecondaryFlags, SessionFlags
+from fwproxy.ledger import FirewallAction
+from fwproxy.policy import AccessRequest, Decision
+from fwproxy.protocol import ProtocolDefinition
+from fwproxy.secondary import (
+    Redirection,
+    SecondaryCall,
+    bind_for_client,
+    client_address_problem,
+    connect_for_client,
+    redirect_connections,
+)
+
+if TYPE_CHECKING:
+    from fwproxy.listeners.base import Listener
+
+
+class Session:
+    """One client of one listener. It owns its connections and permissions: its end ends them.
+
+    Attributes:
+        id: its number in log and ledger.
+        engine: for the engine's own use.
+        protocol: the protocol of its primary connection.
+        client_address: the client; the port is 0.
+        authenticated_user: the user's name, or None.
+        advertised_host: the address that the client knows the proxy by, where that is not the
+            one that its primary connection has arrived at.
+    """
+
+    __slots__ = (
+        "__weakref__", "_listener", "_on_end", "advertised_host", "authenticated_user",
+        "bound_filters", "client_address", "connections", "end_reason", "engine", "id",
+        "permissions", "primary", "protocol", "session_filters",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        engine: Engine,
+        listener: Listener,
+        client: Endpoint,
+        on_end: Callable[[Session], None],
+    ) -> None:
+        self.engine = engine
+        self.id = next(engine.session_numbers)
+        self._listener = listener
+        self._on_end = on_end
+        self.protocol: ProtocolDefinition = listener.protocol
+        self.bound_filters: tuple[BoundFilter, ...] = listener.bound_filters
+        self.client_address = client
+        self.authenticated_user: str | None = None
+        self.advertised_host: str | None = None
+        self.primary: Connection | None = None
+        self.connections: set[Connection] = set()
+        self.permissions: set[FirewallAction] = set()
+        self.session_filters: dict[str, SessionFilter | None] = {}
+        self.end_reason: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id} {self.client_address.host}>"
+
+    @property
+    def listener_name(self) -> str:
+        """The name of the listener that the client came in by."""
+        return self._listener.config.name
+
+    @property
+    def session_flags(self) -> SessionFlags:
+        """What is true of this session."""
+        flags = SessionFlags.NONE
+        if self.authenticated_user is not None:
+            flags |= SessionFlags.AUTHENTICATED
+        if self.end_reason is not None:
+            flags |= SessionFlags.TERMINATED
+        return flags
+
+    @property
+    def last_active(self) -> float:
+        """The time of the last traffic on any of its connections."""
+        return max((connection.last_active for connection in self.connections), default=0.0)
+
+    def filter_settings(self, name: str) -> Any:
+        """Return the settings of a filter as they hold for this session's listener.
+
+        Raises:
+            NotRegisteredError: the filter is not bound to the listener.
+        """
+        return self._bound(name).settings
+
+    def attach_filter(self, name: str) -> SessionFilter | None:
+        """Attach a filter; no effect if it is attached. None if it has no interest.
+
+        Raises:
+            NotRegisteredError: the filter is not bound to the listener.
+            TerminatingError: the session is ending.
+        """
+        if name not in self.session_filters:
+            self._check_alive()
+            self.session_filters[name] = self._bound(name).filter.attach_to_session(self)
+        return self.session_filters[name]
+
+    def _bound(self, name: str) -> BoundFilter:
+        for bound in self.bound_filters:
+            if bound.filter.name == name:
+                return bound
+        raise NotRegisteredError(f"no filter {name!r} is bound to listener {self.listener_name!r}")
+
+    def decide(self, protocol: ProtocolDefinition, server: str) -> Decision:
+        """Ask the policy; what a protocol opens besides itself is allowed where it is (S13)."""
+        if protocol.name in self.protocol.secondary:
+            protocol = self.protocol
+        client, user = self.client_address.host, self.authenticated_user
+        return self.engine.policy.decide(AccessRequest(protocol, client, server, user))
+
+    def check_client_addresses(
+        self, clients: Sequence[Endpoint], flags: SecondaryFlags = SecondaryFlags.NONE
+    ) -> None:
+        """Make sure that every address is one that this client may name (S01, S03).
+
+        Raises:
+            AddressNotAllowedError: one is not; the message says which and why.
+        """
+        for client in clients:
+            problem = client_address_problem(self, client, flags)
+            if problem:
+                raise AddressNotAllowedError(problem)
+
+    def internal_source(self, client: Endpoint) -> Endpoint | None:
+        """Return the address to leave from towards the client: the one that it came to."""
+        host = self.internal_host
+        if host is None or (":" in host) != (":" in client.host):
+            return None
+        return Endpoint(host)
+
+    @property
+    def internal_host(self) -> str | None:
+        """The proxy's address that the client's primary connection arrived at."""
+        name = None if self.primary is None else self.primary.internal_socket_name
+        return None if name is None else name.host
+
+    async def bind_for_client(
+        self,
+        client_addresses: Sequence[Endpoint],
+        *,
+        proxy_address: Endpoint | None = None,
+        transport: Transport = Transport.TCP,
+        flags: SecondaryFlags = SecondaryFlags.NONE,
+        backlog: int = 1,
+        protocol: ProtocolDefinition,
+        session_filter: SessionFilter | None = None,
+        context: object = None,
+        ip_filter: IpFilter | None = None,
+    ) -> list[Connection]:
+        """Bind consecutive ports of the proxy on behalf of the client, for inbound connections.
+
+        All or nothing: an error leaves no connection and no port behind (S02).
+
+        Args:
+            client_addresses: where to pass each connection on; an all-zero one is supplied later
+                by `Connection.set_client_address` (S05).
+            proxy_address: the address to bind, port 0 for any of the pool; None is the proxy's
+                address towards the server.
+            transport: TCP or UDP.
+            flags: see `SecondaryFlags`.
+            backlog: reaches listen() unchanged (S23).
+            protocol: what the connections are; one of the primary protocol's secondaries, or
+                itself allowed.
+            session_filter: hears EstablishedConnection, with *context* (S28, S29).
+            context: any object.
+            ip_filter: who may connect; None is everybody (S24).
+
+        Returns:
+            One connection for each client address; the i-th has the lowest port + i (S07).
+
+        Raises:
+            AddressNotAllowedError: a client address is not the client's, or a port below 1024.
+            AddressInUseError: the port asked for, or the whole pool, is taken.
+            AddressNotAvailableError: the proxy address is none of this computer's.
+            PolicyRulesDeniedError: the rules or a filter say no.
+            InvalidArgumentError: arguments that make no sense together.
+            QuotaError: a limit was reached.
+            TerminatingError: the session is ending.
+        """
+        call = SecondaryCall(
+            self, protocol.over(transport), flags, session_filter, context, ip_filter
+        )
+        return await bind_for_client(call, client_addresses, proxy_address, backlog)
+
+    async def redirect_connections(
+        self,
+        targets: Sequence[Endpoint | Connection],
+        *,
+        proxy_external_address: Endpoint | None = None,
+        transport: Transport = Transport.TCP,
+        flags: SecondaryFlags = SecondaryFlags.NONE,
+        protocol: ProtocolDefinition,
+        session_filter: SessionFilter | None = None,
+        context: object = None,
+    ) -> Redirection:
+        """Open ports of the proxy where the client's connections are passed on to the targets.
+
+        Args:
+            targets: where to; a connection from `bind_for_client` whose client address is all
+                zeros gets the client as its other end.
+            proxy_external_address: the address to leave from (S36); None is any.
+            transport: TCP or UDP.
+            flags: ALLOW_MULTIPLE, TIMEOUT, NO_KERNEL_MODE and INCREASE_RECEIVE_BUFFER (S40).
+            protocol: as for `bind_for_client`.
+            session_filter: hears EstablishedConnection, with *context*.
+            context: any object.
+
+        Returns:
+            What to tell the client, and one action for each target (S34, S35).
+
+        Raises:
+            The same as `bind_for_client`.
+        """
+        call = SecondaryCall(
+            self, protocol.over(transport), flags, session_filter, context,
+            source=proxy_external_address,
+        )  # fmt: skip
+        return await redirect_connections(call, targets)
+
+    async def connect_for_client(
+        self,
+        client_address: Endpoint,
+        server_address: Endpoint,
+        *,
+        proxy_external_address: Endpoint | None = None,
+        flags: SecondaryFlags = SecondaryFlags.NONE,
+        protocol: ProtocolDefinition,
+        session_filter: SessionFilter | None = None,
+        context: object = None,
+    ) -> Connection:
+        """Connect to the server and to the client, where both of them wait for a connection.
+
+        Raises:
+            The same as `bind_for_client`. That one of them cannot be reached ends the
+            connection, and is heard of as ConnectionTerminating.
+        """
+        call = SecondaryCall(
+            self, protocol, flags, session_filter, context, source=proxy_external_address
+        )
+        return await connect_for_client(call, client_address, server_address)
+
+    # Life cycle, from here on for the engine only.
+
+    def _check_alive(self) -> None:
+        if self.end_reason is not None:
+            raise TerminatingError("the session is ending")
+
+    def check_room(self, permissions: int, connections: int) -> None:
+        """Make sure that the session may have that many more.
+
+        Raises:
+            TerminatingError: it is ending.
+            QuotaError: it may not.
+        """
+        self._check_alive()
+        limits = self.engine.limits
+        if len(self.permissions) + permissions > limits.max_permissions_per_session:
+            raise QuotaError(
+                f"more than {limits.max_permissions_per_session} permissions "
+                "(max_permissions_per_session)"
+            )
+        if len(self.connections) + connections > limits.max_connections_per_session:
+            raise QuotaError(
+                f"more than {limits.max_connections_per_session} connections "
+                "(max_connections_per_session)"
+            )
+
+    def remove_connection(self, connection: Connection, reason: str) -> None:
+        """Let go of a connection that has ended; the primary's end is the session's."""
+        self.connections.discard(connection)
+        if connection is self.primary:
+            self.end(reason)
+        if self.end_reason is not None and not self.connections:
+            self._finish()
+
+    def end(self, reason: str, *, at_once: bool = False) -> None:
+        """Withdraw every permission and end every connection.
+
+        Secondaries that are established get `limits.drain_timeout` seconds, because a server may
+        well close the primary while the client still reads the last bytes of a transfer.
+        """
+        if self.end_reason is None:
+            self.end_reason = reason
+        drain = 0.0 if at_once else self.engine.limits.drain_timeout
+        for action in tuple(self.permissions):
+            action.cancel("its session has ended")
+        for connection in tuple(self.connections):
+            if connection is self.primary:
+                connection.close(reason, failed=at_once)
+            else:
+                connection.drain(drain)
+        if not self.connections:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self.primary is None:
+            return
+        self.primary = None
+        for session_filter in self.session_filters.values():
+            if session_filter is None:
+                continue
+            try:
+                session_filter.detach()
+            except Exception:  # the session has ended all the same
+                self.engine.log.exception("filter failed to detach", session=self.id)
+        self.session_filters.clear()
+        self._on_end(self)
