@@ -1,0 +1,194 @@
+"""Data connections: the four ways in which the two sides can ask for one.
+
+========  ========  ==============================================================
+client    server    the proxy
+========  ========  ==============================================================
+active    active    waits for the server, connects to the client
+passive   passive   waits for the client, connects to the server
+passive   active    waits for both
+active    passive   connects to both, when the transfer starts
+========  ========  ==============================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import attrs
+
+from fwproxy import Connection, Endpoint, FirewallAction, IpFilter, SecondaryFlags, SessionFilter
+from fwproxy.errors import AddressNotAllowedError
+from fwproxy.protocol import FTP_DATA
+from fwproxy_filters.ftp.settings import FtpSettings
+
+LOWEST_PORT = 1024
+
+
+@attrs.define(slots=True, eq=False)
+class DataChannel:
+    """One data connection from PORT or PASV to the end of its transfer; the context of the calls.
+
+    Attributes:
+        connection: the connection, as soon as there is one.
+        actions: the permissions that it may still come from.
+        client: where the client waits, if it does.
+        server: where the server waits, if it does.
+        is_established: bytes could flow at some time.
+        has_ended: it is over.
+        failure: why it could not be made or broke, or None.
+    """
+
+    connection: Connection | None = None
+    actions: list[FirewallAction] = attrs.field(factory=list)
+    client: Endpoint | None = None
+    server: Endpoint | None = None
+    is_established: bool = False
+    has_ended: bool = False
+    failure: str | None = None
+    _settled: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+    @property
+    def waits_for_start(self) -> bool:
+        """Whether both sides wait for the proxy to connect."""
+        return self.client is not None and self.server is not None and self.connection is None
+
+    @property
+    def is_half_open(self) -> bool:
+        """Whether the server has connected and the client has not been reached yet."""
+        accepted = self.connection is not None and self.connection.server_address is not None
+        return accepted and not self._settled.is_set()
+
+    def established(self, connection: Connection) -> None:
+        """Note that bytes flow."""
+        self.connection = connection
+        self.is_established = True
+        self._settled.set()
+
+    def ended(self, failure: str | None) -> None:
+        """Note the end."""
+        self.has_ended = True
+        self.failure = failure
+        self._settled.set()
+
+    async def settle(self) -> None:
+        """Wait until the connection is made or has failed; the engine's time-outs bound it."""
+        await self._settled.wait()
+
+    def withdraw(self) -> None:
+        """Take back whatever has not been used."""
+        for action in self.actions:
+            action.cancel("withdrawn")
+        self.actions.clear()
+        if not self.is_established and not self.has_ended:
+            self.ended("withdrawn")
+            if self.connection is not None:
+                self.connection.kill()
+
+
+@attrs.frozen(slots=True, eq=False)
+class DataChannels:
+    """Opens data channels for one control connection."""
+
+    owner: SessionFilter
+    control: Connection
+    settings: FtpSettings
+
+    @property
+    def _server_host(self) -> str:
+        assert self.control.server_address is not None  # noqa: S101 - commands come after connect
+        return self.control.server_address.host
+
+    @property
+    def _source(self) -> Endpoint | None:
+        name = self.control.external_socket_name
+        return None if name is None else name.with_port(0)
+
+    @property
+    def flags(self) -> SecondaryFlags:
+        """What every permission is asked for with."""
+        low = SecondaryFlags.IGNORE_RESTRICTED_PORTS
+        return SecondaryFlags.TIMEOUT | (low if self.settings.low_ports else SecondaryFlags.NONE)
+
+    async def server_connects(self, client: Endpoint | None) -> tuple[DataChannel, Endpoint]:
+        """Wait for the server, on behalf of the client's address if it is known.
+
+        Returns:
+            The channel, and what to tell the server.
+
+        Raises:
+            CallError: as `Session.bind_for_client`.
+        """
+        channel = DataChannel(client=client)
+        unknown = Endpoint("::" if ":" in self._server_host else "0.0.0.0")
+        (connection,) = await self.owner.session.bind_for_client(
+            [client or unknown],
+            proxy_address=self._source,
+            flags=self.flags,
+            protocol=FTP_DATA,
+            session_filter=self.owner,
+            context=channel,
+            ip_filter=IpFilter.only(self._server_host),
+        )
+        channel.connection = connection
+        assert connection.proxy_address is not None  # noqa: S101 - it is bound
+        return channel, connection.proxy_address
+
+    async def client_connects(
+        self, server: Endpoint | None, joins: DataChannel | None = None
+    ) -> tuple[DataChannel, Endpoint]:
+        """Wait for the client, on behalf of the server's address or of a channel that waits too.
+
+        Returns:
+            The channel, and what to tell the client.
+
+        Raises:
+            CallError: as `Session.redirect_connections`.
+        """
+        channel = joins or DataChannel(server=server)
+        target = server if joins is None else joins.connection
+        assert target is not None  # noqa: S101 - either is given
+        redirection = await self.owner.session.redirect_connections(
+            [target],
+            proxy_external_address=self._source,
+            flags=SecondaryFlags.TIMEOUT,
+            protocol=FTP_DATA,
+            session_filter=self.owner,
+            context=channel,
+        )
+        channel.actions.extend(redirection.actions)
+        return channel, redirection.internal_address
+
+    async def both_wait(self, channel: DataChannel) -> None:
+        """Connect to both sides.
+
+        Raises:
+            CallError: as `Session.connect_for_client`.
+        """
+        assert channel.client is not None  # noqa: S101 - `waits_for_start`
+        assert channel.server is not None  # noqa: S101 - as above
+        channel.connection = await self.owner.session.connect_for_client(
+            channel.client,
+            channel.server,
+            proxy_external_address=self._source,
+            flags=self.flags & ~SecondaryFlags.TIMEOUT,
+            protocol=FTP_DATA,
+            session_filter=self.owner,
+            context=channel,
+        )
+
+    def server_address(self, said: Endpoint | int) -> Endpoint:
+        """Return where to find the server's data port, given what its reply said.
+
+        Raises:
+            AddressNotAllowedError: it named another host (`passive_address`), or a low port.
+        """
+        own = self._server_host
+        port = said if isinstance(said, int) else said.port
+        if port < LOWEST_PORT and not self.settings.low_ports:
+            raise AddressNotAllowedError(f"the server's data port {port} is below {LOWEST_PORT}")
+        mode = self.settings.passive_address
+        if isinstance(said, int) or said.host == own or mode == "ignore":
+            return Endpoint(own, port)
+        if mode == "strict":
+            raise AddressNotAllowedError(f"the server {own} named {said.host} for its data")
+        return said

@@ -1,0 +1,104 @@
+"""The FTP filter: RFC 959, 1123, 2389, 2428, 3659 and 6384, through a proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from fwproxy import Filter, Firewall, Hooks, Session, SessionFilter, Verdict
+from fwproxy.events import (
+    AcceptedConnection,
+    ConnectionTerminating,
+    ConnectTcp,
+    EstablishedConnection,
+    Event,
+)
+from fwproxy_filters.ftp.channel import DataChannel
+from fwproxy_filters.ftp.commands import Command
+from fwproxy_filters.ftp.control import ControlFilter
+from fwproxy_filters.ftp.gateway import GatewayLogin
+from fwproxy_filters.ftp.replies import ReplyLine
+from fwproxy_filters.ftp.settings import FtpSettings
+from fwproxy_filters.ftp.setup import Work
+
+
+class FtpFilter(Filter):
+    """Opens exactly the data connections that FTP commands ask for."""
+
+    name = "ftp"
+    settings_class = FtpSettings
+
+    def __init__(self, settings: FtpSettings | None = None) -> None:
+        super().__init__(settings or FtpSettings())
+        self.max_line_length = 0
+
+    def filter_init(self, firewall: Firewall) -> Hooks:
+        """Hear of control connections, and of the end of data connections."""
+        self.max_line_length = firewall.config.limits.max_line_length
+        return Hooks.on(ConnectTcp, AcceptedConnection, ConnectionTerminating, all_associated=True)
+
+    def attach_to_session(self, session: Session) -> SessionFilter:
+        """Serve every session."""
+        return FtpSession(session, session.filter_settings(self.name), self.max_line_length)
+
+
+class FtpSession(SessionFilter):
+    """One FTP session: its control filter, and the way in which it got its server.
+
+    Attributes:
+        settings: for this session's listener.
+        max_line_length: bytes in one command.
+    """
+
+    def __init__(self, session: Session, settings: FtpSettings, max_line_length: int) -> None:
+        super().__init__(session)
+        self.settings = settings
+        self.max_line_length = max_line_length
+        self._control: ControlFilter | None = None
+        self._login: GatewayLogin | None = None
+
+    def firewall_event_handler(self, event: Event) -> Verdict | Awaitable[Verdict | None] | None:
+        """Attach to the control connection; follow the data connections."""
+        connection = event.connection
+        if isinstance(event, EstablishedConnection):
+            if isinstance(event.context, DataChannel):
+                event.context.established(connection)
+        elif isinstance(event, ConnectionTerminating):
+            self._terminating(event)
+        elif self._control is None and not connection.is_secondary:
+            if isinstance(event, AcceptedConnection):
+                self._login = GatewayLogin(self.settings)
+            self._control = ControlFilter(self)
+            connection.attach_data_filter(self._control)
+        return None
+
+    def _terminating(self, event: ConnectionTerminating) -> None:
+        channel = event.connection.context
+        if isinstance(channel, DataChannel) and not channel.has_ended:
+            channel.ended(event.reason if event.failed else None)
+            if self._control is not None:
+                self._control.channel_ended(channel)
+
+    def detach(self) -> None:
+        """Let the control filter go."""
+        self._control = None
+        self._login = None
+
+    # The way in of a gateway, where the client names the server.
+
+    def login(self, control: ControlFilter, command: Command) -> Work:
+        """Handle a command that comes before there is a server."""
+        if self._login is None:
+            return None
+        return self._login.command(control, command)
+
+    def greeting(self, control: ControlFilter, line: ReplyLine) -> Work:
+        """Pass the server's greeting on, unless the client has been greeted already."""
+        if self._login is None:
+            control.to_client.send(line.raw)
+        else:
+            self._login.greeting(control, line)
+        return None
+
+    def user_command(self, command: Command) -> Command:
+        """Return USER as the server shall get it."""
+        return command if self._login is None else self._login.user_command(command)

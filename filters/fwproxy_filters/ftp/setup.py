@@ -1,0 +1,200 @@
+"""PORT, EPRT, PASV and EPSV, and the server's replies to them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from fwproxy import Endpoint
+from fwproxy.errors import AddressNotAllowedError, CallError
+from fwproxy_filters.ftp.addresses import (
+    EpsvArgument,
+    format_227,
+    format_229,
+    format_eprt,
+    format_port,
+    parse_227,
+    parse_229,
+    parse_eprt,
+    parse_epsv,
+    parse_port,
+)
+from fwproxy_filters.ftp.channel import DataChannel, DataChannels
+from fwproxy_filters.ftp.commands import Command
+from fwproxy_filters.ftp.errors import FtpSyntaxError
+from fwproxy_filters.ftp.pending import Pending
+from fwproxy_filters.ftp.replies import ReplyLine, format_reply
+
+if TYPE_CHECKING:
+    from fwproxy_filters.ftp.control import ControlFilter
+
+Work = Coroutine[Any, Any, None] | None
+"""What handling a line leaves to wait for, if anything."""
+
+_EXTENDED = frozenset({"EPRT", "EPSV"})
+_ACTIVE = frozenset({"PORT", "EPRT"})
+_FAMILY_NUMBER = {4: 1, 6: 2}
+"""Network protocol numbers of RFC 2428 section 2 by IP version."""
+
+
+class DataSetup:
+    """Turns what the client asks for into what the server gets, and its answer back.
+
+    With IPv4 on one side and IPv6 on the other, EPSV becomes PASV and EPRT becomes PORT, or the
+    other way round (RFC 6384 sections 6 and 7).
+    """
+
+    def __init__(self, control: ControlFilter) -> None:
+        self._control = control
+        self._mode = control.settings.data_mode
+        self._epsv_all = False
+        connection = control.connection
+        assert connection.server_address is not None  # noqa: S101 - made when it is connected
+        self._client_version = connection.client_address.version
+        self._server_version = connection.server_address.version
+        self._channels = DataChannels(control.owner, connection, control.settings)
+
+    @property
+    def channels(self) -> DataChannels:
+        """What opens the data connections."""
+        return self._channels
+
+    def command(self, command: Command) -> Work:
+        """Handle one of the four commands.
+
+        Raises:
+            FtpSyntaxError: with the reply that the client gets.
+        """
+        if command.verb == "EPSV":
+            return self._epsv(command)
+        if self._epsv_all:
+            raise FtpSyntaxError(503, f"{command.verb} is not allowed after EPSV ALL")
+        if command.verb == "PASV":
+            return self._passive("PASV")
+        argument = (command.argument or b"").strip(b" ")
+        if command.verb == "PORT":
+            client = parse_port(argument)
+        else:
+            client = parse_eprt(argument, (_FAMILY_NUMBER[self._client_version],))
+        return self._guarded(lambda: self._active(command.verb, client))
+
+    def _epsv(self, command: Command) -> Work:
+        wanted = parse_epsv(command.argument, (_FAMILY_NUMBER[self._client_version],))
+        if wanted is EpsvArgument.ALL:
+            # Kept from the server, which may have to be sent PASV or PORT all the same.
+            self._epsv_all = True
+            self._control.answer(format_reply(200, b"EPSV ALL command successful"))
+            return None
+        return self._passive("EPSV")
+
+    def _is_extended(self, asked: str, *, converted: bool) -> bool:
+        """Whether the server gets EPSV or EPRT: IPv4 servers all know PASV and PORT."""
+        if self._server_version == 6:
+            return True
+        return asked in _EXTENDED and self._client_version == 4 and not converted
+
+    def _passive(self, asked: str) -> Work:
+        if self._mode == "active":
+            return self._guarded(lambda: self._server_connects(asked, None))
+        self._ask_server_to_wait(asked, None, converted=False)
+        return None
+
+    async def _active(self, asked: str, client: Endpoint) -> None:
+        if self._mode == "passive":
+            self._control.owner.session.check_client_addresses([client], self._channels.flags)
+            self._ask_server_to_wait(asked, DataChannel(client=client), converted=True)
+        else:
+            await self._server_connects(asked, client)
+
+    def _ask_server_to_wait(
+        self, asked: str, channel: DataChannel | None, *, converted: bool
+    ) -> None:
+        self._control.renew(None)
+        verb = "EPSV" if self._is_extended(asked, converted=converted) else "PASV"
+        self._control.send(f"{verb}\r\n".encode(), Pending(verb, asked, channel=channel))
+
+    async def _server_connects(self, asked: str, client: Endpoint | None) -> None:
+        """Open a port for the server, and one for the client too if that asked to be passive."""
+        self._control.renew(None)
+        channel, address = await self._channels.server_connects(client)
+        tell = None
+        if client is None:
+            try:
+                channel, tell = await self._channels.client_connects(None, channel)
+            except CallError:
+                channel.withdraw()
+                raise
+        self._control.renew(channel)
+        if self._is_extended(asked, converted=client is None):
+            verb, argument = "EPRT", format_eprt(address)
+        else:
+            verb, argument = "PORT", format_port(address)
+        pending = Pending(verb, asked, channel=channel, tell=tell)
+        self._control.send(b"%b %b\r\n" % (verb.encode(), argument), pending)
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do *work*; a refusal is the client's answer and is logged."""
+        try:
+            await work()
+        except AddressNotAllowedError as error:
+            self._control.log.warning("data connection refused", reason=str(error))
+            self._control.answer(format_reply(501, b"This address is not allowed"))
+        except CallError as error:
+            self._control.log.warning("data connection refused", reason=str(error))
+            self._control.answer(format_reply(425, b"Cannot open a data connection"))
+
+    # The server's replies.
+
+    def reply(self, pending: Pending, line: ReplyLine) -> Work:
+        """Handle a line of the final reply to one of the four commands."""
+        control = self._control
+        asked_active = pending.asked in _ACTIVE
+        if line.code >= 300 and asked_active == (pending.verb in _ACTIVE):
+            control.to_client.send(line.raw)  # the server's refusal fits what was asked for
+        elif line.is_last and line.code >= 300:
+            control.to_client.send(format_reply(425, b"The server refuses the data connection"))
+        elif pending.verb in _ACTIVE:
+            self._server_will_connect(pending, line)
+        elif line.is_last:
+            return self._server_waits(pending, line)
+        if line.is_last and line.code >= 300 and pending.channel is not None:
+            pending.channel.withdraw()
+        return None
+
+    def _server_will_connect(self, pending: Pending, line: ReplyLine) -> None:
+        if pending.tell is None:
+            self._control.to_client.send(line.raw)
+        elif line.is_last:
+            self._control.to_client.send(_passive_reply(pending.asked, pending.tell))
+
+    async def _server_waits(self, pending: Pending, line: ReplyLine) -> None:
+        control = self._control
+        try:
+            said = self._parse(pending.verb, line)
+            server = self._channels.server_address(said)
+            if pending.channel is not None:
+                pending.channel.server = server
+                control.renew(pending.channel)
+                told = format_reply(200, b"%b command successful" % pending.asked.encode())
+            else:
+                channel, internal = await self._channels.client_connects(server)
+                control.renew(channel)
+                told = _passive_reply(pending.asked, internal)
+        except (CallError, FtpSyntaxError) as error:
+            control.log.warning("data connection refused", reason=str(error))
+            told = format_reply(425, b"Cannot open a data connection")
+        control.to_client.send(told)
+
+    @staticmethod
+    def _parse(verb: str, line: ReplyLine) -> Endpoint | int:
+        if verb == "PASV" and line.code == 227:
+            return parse_227(line.text)
+        if verb == "EPSV" and line.code == 229:
+            return parse_229(line.text)
+        raise FtpSyntaxError(425, f"the server answered {verb} with {line.code}")
+
+
+def _passive_reply(asked: str, internal: Endpoint) -> bytes:
+    if asked == "EPSV":
+        return format_reply(229, format_229(internal.port))
+    return format_reply(227, format_227(internal))
