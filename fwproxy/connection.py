@@ -62,15 +62,17 @@ class Connection:
         client_address: the client's end; all zeros while it is not known.
         server_address: the server's end, or None while it is not known.
         proxy_address: where the proxy listens for it (secondary inbound), or None.
+        permission: the one that it was opened with, if it is a secondary one.
         context: the object given to `bind_for_client` or `redirect_connections`.
         state: where in its life it is.
         close_reason: why it ended, or None.
     """
 
     __slots__ = (
-        "__weakref__", "_action", "_data_filters", "_deadline", "_denied", "_flags", "_handling",
+        "__weakref__", "_data_filters", "_deadline", "_denied", "_flags", "_handling",
         "_ip_filter", "_path_reason", "_relay", "_session_filter", "_tasks", "client_address",
-        "client_sock", "close_reason", "context", "id", "opening", "protocol", "proxy_address",
+        "client_sock", "close_reason", "context", "id", "opening", "permission", "protocol",
+        "proxy_address",
         "server_address", "server_sock", "session", "started", "state", "transport",
     )  # fmt: skip
 
@@ -94,6 +96,7 @@ class Connection:
         self.client_address = client_address
         self.server_address: Endpoint | None = None
         self.proxy_address: Endpoint | None = None
+        self.permission: FirewallAction | None = None
         self.context = context
         self.state = ConnectionState.NEW
         self.close_reason: str | None = None
@@ -104,7 +107,6 @@ class Connection:
         self._flags = flags
         self._ip_filter = ip_filter
         self._session_filter = session_filter
-        self._action: FirewallAction | None = None
         self._relay: Relay | None = None
         self._path_reason: str | None = None
         self._data_filters: list[tuple[Priority, DataFilter, object]] | None = None
@@ -281,7 +283,7 @@ class Connection:
     def bind(self, proxy_address: Endpoint, action: FirewallAction) -> None:
         """Note the port that waits for the peer and the permission that stands for it."""
         self.proxy_address = proxy_address
-        self._action = action
+        self.permission = action
         self.state = ConnectionState.BOUND
 
     def open_half(self) -> None:
@@ -445,8 +447,8 @@ class Connection:
         self.close_reason = reason
         self._flags |= ConnectionFlags.TERMINATED
         self._release(abort=failed)
-        if self._action is not None:
-            self._action.cancel(reason)
+        if self.permission is not None and self.proxy_address is not None:
+            self.permission.cancel(reason)  # the bound one goes; others may share theirs
         if self.session.session_filters:
             dispatch(self.session, ConnectionTerminating(self, reason, failed))
         self._log_end(error)
@@ -478,7 +480,7 @@ class Connection:
             "connection closed",
             session=self.session.id,
             connection=self.id,
-            permission=None if self._action is None else self._action.id,
+            permission=None if self.permission is None else self.permission.id,
             listener=self.session.listener_name,
             protocol=self.protocol.name,
             client=str(self.client_address),

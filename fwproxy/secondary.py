@@ -340,6 +340,7 @@ def _bind_tcp(call: SecondaryCall, connection: Connection, sock: socket.socket) 
         if chosen is None or chosen.opening is None:
             close_socket(sock, abort=True)
         else:
+            chosen.permission = port.action
             chosen.opening.accept_server(sock, server)
 
     port = _Port(call.session, sock, accepted, single=call.is_single)
@@ -485,13 +486,13 @@ def _redirect_tcp(
     call: SecondaryCall, sock: socket.socket, target: Endpoint | Connection
 ) -> FirewallAction:
     def accepted(sock: socket.socket, client: Endpoint) -> None:
-        joins = isinstance(target, Connection)
         chosen = target if isinstance(target, Connection) else _another(call, client)
         if chosen is None or chosen.opening is None:
             close_socket(sock, abort=True)
             return
         chosen.opening.accept_client(sock, client)
-        if not joins and isinstance(target, Endpoint):
+        if isinstance(target, Endpoint):
+            chosen.permission = port.action
             chosen.opening.request(target)
 
     port = _Port(call.session, sock, accepted, single=call.is_single)
