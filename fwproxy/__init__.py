@@ -4,8 +4,8 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
 
     errors  version
     address  clock
-    flags  events
     protocol
+    flags  events
     policy
     filter
     kit/
@@ -19,7 +19,7 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     dispatch  connection  opening  secondary  session
     listeners/
     firewall
-    demo  testing
+    demo  testing  host  catalogue  overview
     service  cli  __main__
 """
 

@@ -1,0 +1,99 @@
+"""The proxy as a process: event loop, signals, and the two ways to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvloop
+
+from fwproxy.config import Config
+from fwproxy.firewall import Firewall
+from fwproxy.host import raise_file_limit
+from fwproxy.log import get_logger
+from fwproxy.version import __version__
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop,
+    "asyncio": asyncio.new_event_loop,
+}
+"""Event loops by name; the first is the default."""
+
+_REPORT_EVERY = 5.0
+"""Seconds between two log lines that say how many sessions are left."""
+
+_log = get_logger()
+
+
+def run(
+    config: Config, loop: str = "uvloop", started: Callable[[Firewall], object] = lambda _: None
+) -> None:
+    """Run the proxy until SIGTERM or SIGINT. Must be called in the main thread.
+
+    The first signal lets running sessions finish, for up to `limits.stop_timeout` seconds; the
+    second closes them at once.
+
+    Args:
+        config: what to run.
+        loop: a name of `LOOPS`.
+        started: called when every listener accepts connections.
+
+    Raises:
+        ConfigError: a filter is missing or does not accept its settings.
+        OSError: a listener cannot be opened.
+    """
+    open_files = raise_file_limit()
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        _log.debug("starting", version=__version__, loop=loop, open_files=open_files)
+        runner.run(_serve(config, started))
+
+
+async def _serve(config: Config, started: Callable[[Firewall], object]) -> None:
+    with _signals() as (asked, insisted):
+        firewall = Firewall(config)
+        await firewall.start()
+        try:
+            addresses = [f"{name}={each.address}" for name, each in firewall.listeners.items()]
+            _log.info("fwproxy started", version=__version__, pid=os.getpid(), listeners=addresses)
+            started(firewall)
+            await asked.wait()
+        finally:
+            await _stop(firewall, insisted)
+
+
+@contextmanager
+def _signals() -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
+    """Set the first event on the first signal, and the second on every further one."""
+    asked, insisted = asyncio.Event(), asyncio.Event()
+
+    def hear() -> None:
+        (insisted if asked.is_set() else asked).set()
+
+    loop = asyncio.get_running_loop()
+    caught = (signal.SIGTERM, signal.SIGINT)
+    for number in caught:
+        loop.add_signal_handler(number, hear)
+    try:
+        yield asked, insisted
+    finally:
+        for number in caught:
+            loop.remove_signal_handler(number)
+
+
+async def _stop(firewall: Firewall, insisted: asyncio.Event) -> None:
+    graceful = asyncio.ensure_future(firewall.stop())
+    insist = asyncio.ensure_future(insisted.wait())
+    while not graceful.done() and not insist.done():
+        await asyncio.wait(
+            {graceful, insist}, timeout=_REPORT_EVERY, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not graceful.done() and not insist.done():
+            _log.info("waiting for sessions to end", sessions=len(firewall.sessions))
+    if not graceful.done():
+        _log.warning("closing all sessions at once", sessions=len(firewall.sessions))
+        await firewall.stop(0)
+    insist.cancel()
+    await graceful

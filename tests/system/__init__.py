@@ -1,0 +1,1 @@
+"""Real FTP servers and clients, on loopback and in network namespaces."""

@@ -1,0 +1,79 @@
+"""Fixtures for the system tests, and the table of combinations at the end of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .matrix import Combination, Samples, Workspace
+from .server_kind import FTPServer, ServerKind
+from .table import print_table
+from .terms import LOOPBACK, Family
+
+StartServer = Callable[[type[ServerKind], Family], FTPServer]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test in this directory as a system test."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.system)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print which combinations passed."""
+    print_table(terminalreporter)
+
+
+@pytest.fixture(scope="session")
+def samples() -> Iterator[Samples]:
+    """The files that all servers serve; not below pytest's directory, which only root may enter."""
+    root = Path(tempfile.mkdtemp(prefix="fwproxy-samples-"))
+    try:
+        yield Samples.create(root)
+    finally:
+        shutil.rmtree(root)
+
+
+@pytest.fixture(scope="session")
+def start_server(samples: Samples) -> Iterator[StartServer]:
+    """A function that gives the one server of a kind and IP version on loopback."""
+    running: dict[tuple[type[ServerKind], Family], FTPServer] = {}
+    with contextlib.ExitStack() as stack:
+
+        def start(kind: type[ServerKind], family: Family) -> FTPServer:
+            if (kind, family) not in running:
+                server = stack.enter_context(kind.start(samples.root, LOOPBACK[family]))
+                running[kind, family] = server
+            return running[kind, family]
+
+        yield start
+
+
+@pytest.fixture
+def workspace(samples: Samples) -> Iterator[Workspace]:
+    """The samples and an empty directory, removed afterwards with all that is in it."""
+    with tempfile.TemporaryDirectory(prefix="fwproxy-local-") as name:
+        yield Workspace(samples, Path(name))
+
+
+@pytest.fixture
+def record_combination(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> Callable[[str, Combination], None]:
+    """A function that enters the test in the table; it skips where a package is missing."""
+
+    def record(suite: str, combination: Combination) -> None:
+        label = combination.build_client().label
+        cell = [suite, label, combination.server.name, combination.mode, combination.families]
+        record_property("combination", [str(word) for word in cell])
+        for missing in (combination.server.missing(), combination.client.missing()):
+            if missing:
+                pytest.skip(f"package missing: {missing}")
+
+    return record

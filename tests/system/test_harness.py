@@ -1,0 +1,22 @@
+"""Proves the harness without the proxy: each client talks directly to each server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from .conftest import StartServer
+from .matrix import SAME_FAMILY, Combination, Workspace, combinations, exercise
+
+
+@pytest.mark.parametrize("combination", list(combinations(SAME_FAMILY)), ids=str)
+def test_client_and_server_understand_each_other(
+    combination: Combination,
+    start_server: StartServer,
+    workspace: Workspace,
+    record_combination: Callable[[str, Combination], None],
+) -> None:
+    record_combination("direct", combination)
+    server = start_server(combination.server, combination.server_family)
+    exercise(combination.build_client(), server.target, workspace)
