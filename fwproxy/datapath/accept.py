@@ -11,9 +11,6 @@ from fwproxy.address import Endpoint
 from fwproxy.clock import Deadline, Deadlines
 from fwproxy.datapath.poll import Poller
 
-ACCEPTS_PER_TURN = 64
-"""Connections taken at once before others have their turn."""
-
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -29,7 +26,7 @@ class Acceptor:
         sock: a listening, non-blocking socket; closed by `close`.
         on_accept: gets each non-blocking socket and the address of its peer.
         retry: seconds to rest.
-        on_exhausted: told, before each rest, what the kernel said.
+        on_exhausted: told, at each rest, what the kernel said.
     """
 
     __slots__ = (
@@ -59,34 +56,35 @@ class Acceptor:
         self._on_exhausted = on_exhausted
         self._retry = retry
         self._rest: Deadline | None = None
-        poller.watch(sock.fileno(), self, select.EPOLLIN | select.EPOLLET)
+        poller.watch(sock.fileno(), self, select.EPOLLIN)
 
-    def on_ready(self, fd: int, events: int) -> None:  # noqa: ARG002 - an edge is all there is
-        """Accept what waits."""
-        self._accept_some()
+    def on_ready(self, fd: int, events: int) -> None:  # noqa: ARG002 - there is one of each
+        """Accept one connection; the set, level-triggered for listeners, reports the next one."""
+        if self.sock is None:
+            return
+        try:
+            accepted, sockaddr = self.sock.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno in _OUT_OF_RESOURCES:
+                self._rest_a_while(self.sock, error)
+            return  # or that client has gone again (ECONNABORTED and the like, accept(2))
+        accepted.settimeout(0)
+        self._on_accept(accepted, Endpoint.from_sockaddr(sockaddr))
 
     def on_broken(self, error: Exception) -> None:
         """Report a failure of the one who was handed a connection; go on accepting."""
-        self._poller.defer(self._accept_some)
         self._poller.report(error)
 
-    def _accept_some(self) -> None:
-        for _ in range(ACCEPTS_PER_TURN):
-            if self.sock is None:
-                return
-            try:
-                accepted, sockaddr = self.sock.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _OUT_OF_RESOURCES:
-                    self._on_exhausted(error)
-                    self._rest = self._deadlines.after(self._retry, self._accept_some)
-                    return
-                continue  # that client has gone again (ECONNABORTED and the like, accept(2))
-            accepted.settimeout(0)
-            self._on_accept(accepted, Endpoint.from_sockaddr(sockaddr))
-        self._poller.defer(self._accept_some)
+    def _rest_a_while(self, sock: socket.socket, error: OSError) -> None:
+        self._poller.unregister(sock.fileno())
+        self._rest = self._deadlines.after(self._retry, self._wake)
+        self._on_exhausted(error)
+
+    def _wake(self) -> None:
+        if self.sock is not None:
+            self._poller.watch(self.sock.fileno(), self, select.EPOLLIN)
 
     def close(self) -> None:
         """Stop listening; harmless when repeated."""

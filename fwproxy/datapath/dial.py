@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Callable
 
 from fwproxy.address import Endpoint
-from fwproxy.datapath.poll import Poller
+from fwproxy.datapath.poll import READABLE, Poller
 
 IP_BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
+
+FAILED = select.EPOLLERR | select.EPOLLHUP
 
 Dialled = Callable[[socket.socket | None, OSError | None], None]
 """Gets the connected socket, still watched by the poller, or the reason why there is none."""
@@ -46,21 +49,23 @@ class Dial:
         """Whether it has succeeded, failed or been cancelled."""
         return self._sock is None
 
-    def on_ready(self, fd: int, events: int) -> None:  # noqa: ARG002 - asks the socket itself
+    def on_ready(self, fd: int, events: int) -> None:
         """Look whether the connection stands."""
         sock = self._sock
         if sock is None:
             return
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            self._fail(OSError(code, os.strerror(code)))
+        if events & FAILED:
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                self._fail(OSError(code, os.strerror(code)))
+                return
+        elif not events & select.EPOLLOUT:
             return
-        try:
-            sock.getpeername()
-        except OSError:
-            return  # an edge meant for a predecessor: still connecting
         self._sock = None
+        if not events & READABLE:
+            self._poller.quiet_fd = fd
         self._on_done(sock, None)
+        self._poller.quiet_fd = -1
 
     def on_broken(self, error: Exception) -> None:
         """The one who got the socket failed: nothing is left here."""

@@ -31,11 +31,7 @@ class Pollable(Protocol):
     """The owner of a registered descriptor."""
 
     def on_ready(self, fd: int, events: int) -> None:
-        """Hear of an edge.
-
-        Descriptors are reused, so that an edge may be meant for a predecessor: nothing but a
-        reason to try. Never conclude an error or an end from *events* alone.
-        """
+        """Hear of an edge."""
 
     def on_broken(self, error: Exception) -> None:
         """Hear that `on_ready` raised: end, and leave nothing open."""
@@ -47,6 +43,7 @@ class Poller:
     Attributes:
         now: the loop's time at the start of this turn, for idle time-outs.
         scratch: a buffer to receive into; what it holds is void after the owner returns.
+        quiet_fd: a descriptor whose edges so far are known to hold nothing to read, or -1.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -55,6 +52,8 @@ class Poller:
         self._owners: dict[int, Pollable] = {}
         self._deferred: deque[Callable[[], None]] = deque()
         self._turn_due = False
+        self._fresh: set[int] = set()
+        self.quiet_fd = -1
         self.now = loop.time()
         self.scratch = memoryview(bytearray(SCRATCH_SIZE))
         loop.add_reader(self._epoll.fileno(), self._turn)
@@ -62,17 +61,20 @@ class Poller:
     def __len__(self) -> int:
         return len(self._owners)
 
-    def watch(self, fd: int, owner: Pollable, events: int = EVERYTHING) -> None:
+    def watch(self, fd: int, owner: Pollable, events: int = EVERYTHING) -> bool:
         """Watch a descriptor; what is ready now is reported too.
 
-        A descriptor that is watched already only changes its owner, who must look for himself
-        what is ready.
+        Returns:
+            Whether the owner must look for himself what there is to read: the descriptor was
+            watched already, and its edges may have gone to the owner before.
         """
         if fd in self._owners:
             self._owners[fd] = owner
-        else:
-            self._epoll.register(fd, events)
-            self._owners[fd] = owner
+            return fd != self.quiet_fd
+        self._epoll.register(fd, events)
+        self._owners[fd] = owner
+        self._fresh.add(fd)
+        return False
 
     def forget(self, fd: int) -> None:
         """Stop reporting a descriptor that is about to be closed, which takes it off the set."""
@@ -107,12 +109,15 @@ class Poller:
         if self._epoll.closed:
             return
         self.now = self._loop.time()
-        poll, owners = self._epoll.poll, self._owners
+        poll, owners, fresh = self._epoll.poll, self._owners, self._fresh
         for _ in range(MAX_ROUNDS):
             events = poll(0, MAX_EVENTS)
+            fresh.clear()
             for fd, mask in events:
                 owner = owners.get(fd)
-                if owner is not None:
+                # A descriptor may have been closed and opened anew since these events were
+                # taken: such an event was meant for its predecessor.
+                if owner is not None and fd not in fresh:
                     try:
                         owner.on_ready(fd, mask)
                     except Exception as error:  # noqa: BLE001 - one connection's, not everybody's

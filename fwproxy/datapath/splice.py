@@ -117,8 +117,8 @@ class _Direction:
 
     def _finish(self, relay: SpliceRelay) -> None:
         self.finished = True
-        self.sink.shutdown(socket.SHUT_WR)
-        relay.direction_finished()
+        if not relay.direction_finished():  # otherwise both sockets are closed now
+            self.sink.shutdown(socket.SHUT_WR)
 
     def release(self, relay: SpliceRelay) -> None:
         """Give the pipe back and drop the references that would make a cycle."""
@@ -167,11 +167,10 @@ class SpliceRelay:
 
     def start(self) -> None:
         """Watch both descriptors, or take them over from whoever watched them."""
-        self.poller.watch(self._client_fd, self)
-        self.poller.watch(self._upstream.sink.fileno(), self)
         for direction in (self._upstream, self._downstream):
-            direction.hung_up = True  # an edge may have gone to the last owner: read to the end
-            direction.pump()
+            if self.poller.watch(direction.source.fileno(), self):
+                direction.hung_up = True  # an end may have been reported already: read up to it
+                self.poller.defer(direction.pump)
 
     def on_ready(self, fd: int, events: int) -> None:
         """Pump the directions that the edge may have woken."""
@@ -194,14 +193,23 @@ class SpliceRelay:
         self._end("internal error", broken=True)
 
     def break_off(self, direction: _Direction, error: OSError) -> None:
-        """End because one socket failed."""
-        side = "client to server" if direction is self._upstream else "server to client"
-        self._end(f"broken {side}: {error.strerror or error}", broken=True)
+        """End because one socket failed.
 
-    def direction_finished(self) -> None:
-        """End when both directions have."""
-        if self._upstream.finished and self._downstream.finished:
-            self._end("closed", broken=False)
+        A reset by one who has seen the end of the stream, and had sent nothing or has said that
+        it was all, takes nothing away from anybody: many programs close like that.
+        """
+        side = "client to server" if direction is self._upstream else "server to client"
+        other = self._downstream if direction is self._upstream else self._upstream
+        harmless = other.finished and not direction.count and direction.pending is None
+        reason = f"broken {side}: {error.strerror or error}"
+        self._end("closed" if harmless else reason, broken=not harmless)
+
+    def direction_finished(self) -> bool:
+        """End when both directions have; say whether that is so."""
+        if not (self._upstream.finished and self._downstream.finished):
+            return False
+        self._end("closed", broken=False)
+        return True
 
     def _end(self, reason: str, *, broken: bool) -> None:
         on_done = self._on_done

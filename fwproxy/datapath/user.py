@@ -52,7 +52,7 @@ class _End:
         self.sock = sock
         self.count = 0
         self.ended = False
-        self.hung_up = True  # an edge may have gone to the last owner: read to the end at first
+        self.hung_up = False
         self.size = 0
         self._waiting: deque[bytes] = deque()
         self._closing = False
@@ -300,18 +300,19 @@ class FilterRelay:
 
     def start(self) -> None:
         """Take over the descriptors and read what is there."""
-        self.poller.watch(self._client_fd, self)
-        if self._server.sock is not None:
-            self.poller.watch(self._server.sock.fileno(), self)
-        self.resume(_Way.UP)
-        self.resume(_Way.DOWN)
+        self._watch(self._client)
+        self._watch(self._server)
+
+    def _watch(self, end: _End) -> None:
+        if end.sock is not None and self.poller.watch(end.sock.fileno(), self):
+            end.hung_up = True  # an end may have been reported already: read up to it
+            self.resume(end.way)
 
     def attach_server(self, sock: socket.socket) -> None:
         """Take the socket towards the server, after the start."""
         self._server.sock = sock
-        self.poller.watch(sock.fileno(), self)
         self._server.flush()
-        self.resume(_Way.DOWN)
+        self._watch(self._server)
 
     def on_ready(self, fd: int, events: int) -> None:
         """Flush the socket and pump what it may have woken."""
