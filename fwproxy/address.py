@@ -52,8 +52,13 @@ def is_ip(text: str) -> bool:
     return True
 
 
-def _canonical_ip(text: str) -> str:
+@lru_cache(maxsize=8192)
+def _spelled(text: str) -> str:
     return str(parse_ip(text))
+
+
+def _canonical_ip(text: str) -> str:
+    return _spelled(text)
 
 
 def _check_port(port: int) -> None:
@@ -120,7 +125,8 @@ class Endpoint:
 
     def with_port(self, port: int) -> Self:
         """Return the same address with another port."""
-        return type(self)(self.host, port)
+        _check_port(port)
+        return self.from_sockaddr((self.host, port))
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -235,10 +241,11 @@ class IpFilter:
     _v4: tuple[_Interval, ...] = ()
     _v6: tuple[_Interval, ...] = ()
 
-    @classmethod
-    def only(cls, *hosts: str) -> Self:
+    @staticmethod
+    @lru_cache(maxsize=1024)
+    def only(*hosts: str) -> IpFilter:
         """Hold just these addresses and prefixes (`"198.51.100.9"`, `"2001:db8::/32"`)."""
-        return cls().include(*hosts)
+        return IpFilter().include(*hosts)
 
     @classmethod
     def everyone(cls) -> Self:

@@ -70,9 +70,9 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_data_filters", "_deadline", "_denied", "_flags", "_handling",
-        "_ip_filter", "_path_reason", "_relay", "_session_filter", "_tasks", "client_address",
-        "client_sock", "close_reason", "context", "id", "opening", "permission", "protocol",
-        "proxy_address",
+        "_ip_filter", "_is_secondary", "_path_reason", "_relay", "_session_filter", "_tasks",
+        "client_address", "client_sock", "close_reason", "context", "id", "opening", "permission",
+        "protocol", "proxy_address",
         "server_address", "server_sock", "session", "started", "state", "transport",
     )  # fmt: skip
 
@@ -105,6 +105,7 @@ class Connection:
         self.server_sock: socket.socket | None = None
         self.opening: Opening | None = Opening(self, source)
         self._flags = flags
+        self._is_secondary = ConnectionFlags.SECONDARY in flags
         self._ip_filter = ip_filter
         self._session_filter = session_filter
         self._relay: Relay | None = None
@@ -129,7 +130,7 @@ class Connection:
     @property
     def is_secondary(self) -> bool:
         """Whether a filter's call opened it."""
-        return ConnectionFlags.SECONDARY in self._flags
+        return self._is_secondary
 
     @property
     def ip_filter(self) -> IpFilter | None:
@@ -345,6 +346,7 @@ class Connection:
             names = ", ".join(type(entry[1]).__name__ for entry in self._data_filters)
             relay = FilterRelay(
                 engine.poller,
+                engine.deadlines,
                 [(data_filter, context) for _, data_filter, context in self._data_filters],
                 self,
                 self.client_sock,

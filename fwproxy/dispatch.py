@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from fwproxy.events import ConnectionTerminating, Event
+from fwproxy.events import BindTcp, BindUdp, ConnectionTerminating, Event, Listen
 from fwproxy.filter import Filter, Hooks, SessionFilter
-from fwproxy.flags import ConnectionFlags, Verdict
+from fwproxy.flags import Verdict
 
 if TYPE_CHECKING:
     from fwproxy.session import Session
 
+_BINDS = frozenset({BindTcp, BindUdp, Listen})
 _STRENGTH = {Verdict.PASS: 0, Verdict.ALLOW: 1, Verdict.EMULATE: 2, Verdict.DENY: 3}
 
 
@@ -101,10 +102,9 @@ def _hooked(session: Session, bound: BoundFilter, event: Event) -> SessionFilter
     name = bound.filter.name
     attached = session.session_filters.get(name)
     hooks = bound.hooks if attached is None or attached.hooks is None else attached.hooks
-    if type(event) not in hooks.events:
-        return None
-    secondary = ConnectionFlags.SECONDARY in event.connection.connection_flags
-    if secondary and not hooks.all_associated:
+    kind = type(event)
+    of_secondary = event.connection.is_secondary and kind not in _BINDS
+    if kind not in (hooks.associated if of_secondary else hooks.events):
         return None
     if name in session.session_filters or isinstance(event, ConnectionTerminating):
         return attached

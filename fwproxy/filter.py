@@ -12,7 +12,7 @@ other one goes on. A handler that raises ends its connection: bytes never pass u
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import attrs
@@ -46,17 +46,18 @@ class Hooks:
     """Which events a filter wants.
 
     Attributes:
-        events: event classes; empty means none.
-        all_associated: also hear of secondary connections, not only of primaries.
+        events: of primary connections, and of binds for secondary ones (BindTcp, BindUdp,
+            Listen), which always are another filter's doing.
+        associated: of the session's secondary connections.
     """
 
     events: frozenset[type[Event]] = frozenset()
-    all_associated: bool = False
+    associated: frozenset[type[Event]] = frozenset()
 
     @classmethod
-    def on(cls, *events: type[Event], all_associated: bool = False) -> Hooks:
+    def on(cls, *events: type[Event], associated: Iterable[type[Event]] = ()) -> Hooks:
         """Name the events as arguments."""
-        return cls(frozenset(events), all_associated)
+        return cls(frozenset(events), frozenset(associated))
 
 
 class Filter:

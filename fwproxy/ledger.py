@@ -72,6 +72,10 @@ class FirewallAction:
     refused: int = 0
     close_reason: str | None = None
 
+    def __str__(self) -> str:
+        fields = attrs.asdict(self.entry())
+        return " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+
     @property
     def is_active(self) -> bool:
         """Whether it still permits anything."""

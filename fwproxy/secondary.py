@@ -137,7 +137,7 @@ class SecondaryCall:
             session.permissions.discard(action)
             close(reason)
             engine.ports.release(proxy_address, self.protocol.transport)
-            engine.log.debug("permission ended", **attrs.asdict(action.entry()), reason=reason)
+            engine.log.debug("permission ended", permission=action, reason=reason)
 
         action = FirewallAction(
             id=next(engine.permission_numbers),
@@ -156,7 +156,7 @@ class SecondaryCall:
             expiry = engine.deadlines.after(self.timeout, action.expire)
         engine.ledger.enter(action)
         session.permissions.add(action)
-        engine.log.debug("permission given", **attrs.asdict(action.entry()))
+        engine.log.debug("permission given", permission=action)
         return action
 
 

@@ -17,9 +17,10 @@ import enum
 import inspect
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from fwproxy.clock import Deadline, Deadlines
 from fwproxy.datapath.base import Done, close_socket
 from fwproxy.datapath.poll import HUNG_UP, READABLE, SCRATCH_SIZE, WRITABLE, Poller
 from fwproxy.errors import BufferFullError
@@ -169,7 +170,7 @@ class _Stage:
         self._relay = relay
         self.filter = data_filter
         self._queues: tuple[deque[bytes], deque[bytes]] = (deque(), deque())
-        self._tasks: list[asyncio.Task[None] | None] = [None, None]
+        self._tasks: list[asyncio.Future[None] | None] = [None, None]
         self._handlers: tuple[Callable[[bytes], Handled], Callable[[bytes], Handled]] = (
             data_filter.data_from_client,
             data_filter.data_from_server,
@@ -177,9 +178,6 @@ class _Stage:
 
     def waiting_size(self, way: _Way) -> int:
         return sum(map(len, self._queues[way]))
-
-    def busy(self, way: _Way) -> bool:
-        return self._tasks[way] is not None
 
     def deliver(self, way: _Way, data: bytes) -> None:
         """Take bytes, or the end of the stream as an empty string."""
@@ -204,16 +202,19 @@ class _Stage:
             self._relay.fail_filter(self.filter, error)
             return
         if handled is not None and inspect.isawaitable(handled):
-            task = asyncio.ensure_future(self._finish(handled))
+            task = asyncio.ensure_future(handled)
             self._tasks[way] = task
-            task.add_done_callback(lambda done: self._handled(way, done))
+            self._relay.busy[way] += 1
+            limit = self._relay.deadlines.after(self._relay.filter_timeout, self._timed_out)
+            task.add_done_callback(lambda done: self._handled(way, done, limit))
 
-    async def _finish(self, handled: Awaitable[None]) -> None:
-        async with asyncio.timeout(self._relay.filter_timeout):
-            await handled
+    def _timed_out(self) -> None:
+        self._relay.fail_filter(self.filter, TimeoutError("a handler took too long"))
 
-    def _handled(self, way: _Way, task: asyncio.Task[None]) -> None:
+    def _handled(self, way: _Way, task: asyncio.Future[None], limit: Deadline) -> None:
+        limit.cancel()
         self._tasks[way] = None
+        self._relay.busy[way] -= 1
         if task.cancelled():
             return
         error = task.exception()
@@ -238,6 +239,7 @@ class FilterRelay:
 
     Args:
         poller: where the sockets are or will be watched.
+        deadlines: for `filter_timeout`.
         filters: the chain with each one's context, from the client to the server.
         connection: the connection, for the filters.
         client: the socket towards the client.
@@ -252,6 +254,7 @@ class FilterRelay:
     def __init__(
         self,
         poller: Poller,
+        deadlines: Deadlines,
         filters: Sequence[tuple[DataFilter, object]],
         connection: Connection,
         client: socket.socket,
@@ -262,6 +265,7 @@ class FilterRelay:
         on_done: Done,
     ) -> None:
         self.poller = poller
+        self.deadlines = deadlines
         self.max_buffer = max_buffer
         self.filter_timeout = filter_timeout
         self.last_active = poller.now
@@ -273,6 +277,7 @@ class FilterRelay:
         self._client_fd = client.fileno()
         self._stages = [_Stage(self, data_filter) for data_filter, _ in filters]
         self._pumping = [False, False]
+        self.busy = [0, 0]
         self._connect_stages(connection, [context for _, context in filters])
 
     def _connect_stages(self, connection: Connection, contexts: list[object]) -> None:
@@ -352,9 +357,7 @@ class FilterRelay:
             self._pumping[way] = False
 
     def _congested(self, way: _Way) -> bool:
-        if self.sink(way).size > self._low_water:
-            return True
-        return any(stage.busy(way) for stage in self._stages)
+        return self.busy[way] > 0 or self.sink(way).size > self._low_water
 
     def direction_finished(self) -> None:
         """End when both sockets have been told the end of their streams."""

@@ -34,7 +34,7 @@ class FtpFilter(Filter):
     def filter_init(self, firewall: Firewall) -> Hooks:
         """Hear of control connections, and of the end of data connections."""
         self.max_line_length = firewall.config.limits.max_line_length
-        return Hooks.on(ConnectTcp, AcceptedConnection, ConnectionTerminating, all_associated=True)
+        return Hooks.on(ConnectTcp, AcceptedConnection, associated=[ConnectionTerminating])
 
     def attach_to_session(self, session: Session) -> SessionFilter:
         """Serve every session."""

@@ -138,6 +138,6 @@ def _measure_subnegotiation(data: bytes, at: int) -> tuple[int, bool]:
 def unescape(name: bytes) -> bytes:
     """Return the file name that *name*, as it stands in a line, means in Telnet's terms.
 
-    Two bytes 255 are one, and CR NUL is a CR (RFC 2640 section 2).
+    Two bytes 255 are one, and CR NUL is a CR (RFC 2640 section 3.1).
     """
     return name.replace(b"\xff\xff", _IAC).replace(b"\r\0", b"\r")
