@@ -145,8 +145,9 @@ def run(path: Path | None, log_format: str | None, log_level: str | None, loop: 
 def check_file(path: Path) -> None:
     """Check a configuration and summarise it.
 
-    The settings of filters are checked too. Exit code 1 means that there are errors; each is a line on standard error. Warnings are for
-    what is allowed but probably not meant, and do not change the exit code.
+    The settings of filters are checked too. Exit code 1 means that there are errors; each is a
+    line on standard error. Warnings are for what is allowed but probably not meant, and do not
+    change the exit code.
     """
     with _one_line_errors(FAILURE):
         config = config_file.load(path, registry.check)
@@ -168,7 +169,7 @@ def filters(*, as_json: bool) -> None:
     if as_json:
         click.echo(catalogue.as_json(offers))
     else:
-        Console(soft_wrap=not sys.stdout.isatty()).print(catalogue.table(offers))
+        Console(highlight=False).print(*catalogue.tables(offers), sep="\n")
 
 
 @main.command(epilog=_DEMO_EPILOG)
@@ -186,8 +187,9 @@ def demo(
 ) -> None:
     """Run the proxy in front of a demo FTP server.
 
-    Or, with --check, see whether the proxy works on this host. The check fetches a file through the proxy with PORT, PASV, EPRT and EPSV and compares its
-    SHA-256; it uses free ports, and its exit code says whether all was right.
+    Or, with --check, see whether the proxy works on this host. The check fetches a file through
+    the proxy with PORT, PASV, EPRT and EPSV and compares its SHA-256; it uses free ports, and its
+    exit code says whether all was right.
     """
     with _one_line_errors():
         if not only_check:

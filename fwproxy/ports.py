@@ -100,6 +100,7 @@ class PortPool:
                 # Earlier connections of this port may still be in TIME_WAIT. Two listeners
                 # exclude each other all the same, at listen().
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit
             sock.bind(address.sockaddr)
             if transport is Transport.TCP:
                 sock.listen(backlog)

@@ -56,8 +56,7 @@ async def _serve(config: Config, started: Callable[[Firewall], object]) -> None:
         firewall = Firewall(config)
         await firewall.start()
         try:
-            addresses = [f"{name}={each.address}" for name, each in firewall.listeners.items()]
-            _log.info("fwproxy started", version=__version__, pid=os.getpid(), listeners=addresses)
+            _log.info("started", version=__version__, pid=os.getpid())
             started(firewall)
             await asked.wait()
         finally:

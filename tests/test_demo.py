@@ -40,18 +40,25 @@ def test_it_offers_a_readme_a_big_file_and_a_directory() -> None:
 
 @pytest.mark.parametrize("command", ["MKD x", "DELE README.txt", "RNFR README.txt", "STOR x"])
 def test_it_is_read_only(command: str) -> None:
-    with demo.DemoServer() as server, connect(server) as client:
-        with pytest.raises(ftplib.error_perm, match="550"):
-            client.sendcmd(command)
+    with (
+        demo.DemoServer() as server,
+        connect(server) as client,
+        pytest.raises(ftplib.error_perm, match="550"),
+    ):
+        client.sendcmd(command)
 
 
-def test_leaving_ends_connections_thread_and_directory() -> None:
+def test_leaving_ends_connections_thread_and_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = threading.active_count()
     with demo.DemoServer() as server:
         client = connect(server)
         assert threading.active_count() == before + 1
+        assert len(list(tmp_path.iterdir())) == 1
     assert threading.active_count() == before
-    assert not list(Path(tempfile.gettempdir()).glob("fwproxy-demo-*"))
+    assert not list(tmp_path.iterdir())
     with pytest.raises((EOFError, OSError, ftplib.error_temp)):
         client.pwd()
     client.close()

@@ -12,7 +12,15 @@ from typing import ClassVar
 import attrs
 
 from .processes import clean_environment, find_program, run
-from .terms import BOTH_FAMILIES, BOTH_MODES, Family, Mode, Target
+from .terms import (
+    ALL_OPERATIONS,
+    BOTH_FAMILIES,
+    BOTH_MODES,
+    Family,
+    Mode,
+    Operation,
+    Target,
+)
 
 
 class Commands(enum.StrEnum):
@@ -43,8 +51,7 @@ class Client(ABC):
     modes: ClassVar[frozenset[Mode]] = BOTH_MODES
     families: ClassVar[frozenset[Family]] = BOTH_FAMILIES
     variants: ClassVar[tuple[Commands, ...]] = (Commands.DEFAULT,)
-    can_store: ClassVar[bool] = True
-    can_resume: ClassVar[bool] = True
+    operations: ClassVar[frozenset[Operation]] = ALL_OPERATIONS
 
     @classmethod
     def missing(cls) -> str | None:

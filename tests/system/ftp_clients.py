@@ -20,7 +20,7 @@ from typing import ClassVar
 import attrs
 
 from .client_kind import Client, Commands, names_of_long_listing
-from .terms import IPV4, PASSIVE_ONLY, Mode, Target
+from .terms import ALL_OPERATIONS, IPV4, PASSIVE_ONLY, Mode, Operation, Target
 
 PROGRAMS = Path(__file__).with_name("programs")
 CONNECT_TIMEOUT = "10"
@@ -58,8 +58,8 @@ class Curl(Client):
     def fetch_many(self, target: Target, directory: str, names: Sequence[str], local: Path) -> None:
         pairs = [("-o", local / name, target.url(f"{directory}/{name}")) for name in names]
         # Several sessions at once, as curl can be a second late to connect for data when it reuses
-        # one: its poll misses the reply to EPSV that came quickly.
-        parallel = ["--parallel", "--parallel-max", "5"]
+        # one: its poll misses the reply to EPSV that came quickly. In active mode it can hang so.
+        parallel = ["--parallel", "--parallel-max", "5"] if self.passive else []
         self._curl(target, *parallel, *(word for pair in pairs for word in pair))
 
 
@@ -189,7 +189,7 @@ class Wget(Client):
     name = "wget"
     package = "wget"
     program = "wget"
-    can_store = False
+    operations = ALL_OPERATIONS - {Operation.STORE}
 
     def _wget(self, target: Target, *args: str | Path) -> str:
         options = ["--no-config", "-nv", "-t", "1", "-T", CONNECT_TIMEOUT]

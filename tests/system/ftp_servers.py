@@ -148,8 +148,10 @@ class ProFTPD(ServerKind):
             )
         )
         program = _unpacked(cls.package, "usr/sbin/proftpd") or "proftpd"
-        inetd = [sys.executable, PROGRAMS / "inetd.py", server.host, str(server.port)]
-        return [*inetd, program, "--nodaemon", "--quiet", "--config", path]
+        return [
+            *(sys.executable, PROGRAMS / "inetd.py", server.host, str(server.port)),
+            *(program, "--nodaemon", "--quiet", "--config", path),
+        ]
 
 
 PROFTPD_CONFIGURATION = """\

@@ -81,7 +81,6 @@ class ServerKind(ABC):
     package: ClassVar[str]
     modes: ClassVar[frozenset[Mode]] = BOTH_MODES
     families: ClassVar[frozenset[Family]] = BOTH_FAMILIES
-    can_resume: ClassVar[bool] = True
     checks_password: ClassVar[bool] = True
 
     @classmethod

@@ -12,6 +12,7 @@ import attrs
 Family: TypeAlias = Literal[4, 6]
 
 IPV4: frozenset[Family] = frozenset({4})
+IPV6: frozenset[Family] = frozenset({6})
 BOTH_FAMILIES: frozenset[Family] = frozenset({4, 6})
 LOOPBACK: dict[Family, str] = {4: "127.0.0.1", 6: "::1"}
 
@@ -23,6 +24,17 @@ class Mode(enum.StrEnum):
     ACTIVE = "active"
 
 
+class Operation(enum.StrEnum):
+    """What a client can be asked to do."""
+
+    LIST = "list"
+    FETCH = "fetch"
+    RESUME = "resume"
+    STORE = "store"
+    FETCH_MANY = "fetch many"
+
+
+ALL_OPERATIONS: frozenset[Operation] = frozenset(Operation)
 PASSIVE_ONLY: frozenset[Mode] = frozenset({Mode.PASSIVE})
 BOTH_MODES: frozenset[Mode] = frozenset(Mode)
 

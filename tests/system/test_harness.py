@@ -19,4 +19,4 @@ def test_client_and_server_understand_each_other(
 ) -> None:
     record_combination("direct", combination)
     server = start_server(combination.server, combination.server_family)
-    exercise(combination.build_client(), server.target, workspace)
+    exercise(combination.build_client(), server.target, workspace, combination.operations())

@@ -19,7 +19,9 @@ def main() -> None:
         while True:
             connection, _ = listener.accept()
             with connection:
-                running.append(subprocess.Popen(command, stdin=connection, stdout=connection))
+                running.append(
+                    subprocess.Popen(command, stdin=connection.fileno(), stdout=connection.fileno())
+                )
             running = [process for process in running if process.poll() is None]
 
 
