@@ -168,6 +168,8 @@ def split_host_port(text: str, default_port: int | None = None) -> tuple[str, in
         host, separator, port_text = text.rpartition(":")
         if not separator:
             host, port_text = text, ""
+        elif ":" in host:  # an IPv6 address without brackets: its last part may be a port or not
+            host = ""
     if not separator and not port_text and default_port is not None and host:
         return host, default_port
     digits = port_text.isascii() and port_text.isdigit()

@@ -81,25 +81,35 @@ class Deadlines:
             del self._slots[slot]
 
     def run_due(self, now: float) -> None:
-        """Call everything that is due at *now*."""
+        """Call everything that is due at *now*.
+
+        Raises:
+            ExceptionGroup: callbacks raised; all the others have been called.
+        """
         current = int(now / RESOLUTION)
         if current - self._next_slot > len(self._slots):
             due = sorted(slot for slot in self._slots if slot <= current)
         else:
             due = [slot for slot in range(self._next_slot, current + 1) if slot in self._slots]
         self._next_slot = current + 1
+        errors: list[Exception] = []
         for slot in due:
-            self._run_slot(slot, now)
+            self._run_slot(slot, now, errors)
+        if errors:
+            raise ExceptionGroup("deadlines failed", errors)
 
-    def _run_slot(self, slot: int, now: float) -> None:
+    def _run_slot(self, slot: int, now: float, errors: list[Exception]) -> None:
         for deadline in tuple(self._slots.get(slot, ())):
             if deadline._slot != slot:  # noqa: SLF001 - cancelled by one before it
                 continue
             self.remove(deadline)
             if deadline.when > now:
                 deadline.reset(deadline.when)
-            else:
+                continue
+            try:
                 deadline.callback()
+            except Exception as error:  # noqa: BLE001 - one's own fault, not everybody's
+                errors.append(error)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let the loop drive the wheel until `stop`."""

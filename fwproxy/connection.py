@@ -353,6 +353,7 @@ class Connection:
                 self.server_sock,
                 max_buffer=engine.limits.max_buffer,
                 filter_timeout=engine.limits.filter_timeout,
+                linger=engine.limits.drain_timeout,
                 on_done=self.relay_done,
             )
             return relay, f"data filter {names}"

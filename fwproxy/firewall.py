@@ -22,6 +22,9 @@ from fwproxy.listeners.redirect import RedirectListener
 from fwproxy.registry import available, settings_for
 from fwproxy.session import Session
 
+QUIET = 1.0
+"""Seconds without traffic after which a control connection without transfers is at rest."""
+
 _LISTENERS: dict[ListenerKind, type[Listener]] = {
     ListenerKind.FORWARD: ForwardListener,
     ListenerKind.GATEWAY: GatewayListener,
@@ -79,6 +82,20 @@ class Sessions:
         except TimeoutError:
             return False
         return True
+
+    async def wind_down(self, grace: float) -> bool:
+        """Wait until the last session has ended, and end those at rest; False if *grace* is over.
+
+        An idle control connection would otherwise hold up every stop to the end.
+        """
+        deadlines = self._engine.deadlines
+        end = deadlines.now() + grace
+        while len(self) and deadlines.now() < end:
+            for session in self:
+                if session.is_at_rest(QUIET):
+                    session.end("the proxy is stopped")
+            await self.wait_empty(min(QUIET, max(end - deadlines.now(), 0)))
+        return not len(self)
 
     def end_all(self, reason: str) -> None:
         """End every session at once."""
@@ -175,7 +192,7 @@ class Firewall:
         grace = engine.limits.stop_timeout if timeout is None else timeout
         if grace > 0 and len(sessions):
             engine.log.info("stopping", sessions=len(sessions), grace=grace)
-            if not await sessions.wait_empty(grace):
+            if not await sessions.wind_down(grace):
                 engine.log.warning("sessions ended by the stop", sessions=len(sessions))
         sessions.end_all("the proxy is stopped")
         if self._engine is engine:

@@ -97,6 +97,16 @@ class Session:
         """The time of the last traffic on any of its connections."""
         return max((connection.last_active for connection in self.connections), default=0.0)
 
+    def is_at_rest(self, quiet: float) -> bool:
+        """Tell whether nothing would be lost by ending it.
+
+        That can be known of a protocol with secondary connections: there are none and none is
+        permitted, and its primary connection has been quiet for *quiet* seconds.
+        """
+        if not self.protocol.secondary or self.permissions or len(self.connections) > 1:
+            return False
+        return self.engine.deadlines.now() - self.last_active >= quiet
+
     def filter_settings(self, name: str) -> Any:
         """Return the settings of a filter as they hold for this session's listener.
 

@@ -68,6 +68,11 @@ class _End:
         """Whether everything was sent and the end of the stream after it."""
         return self._shut
 
+    @property
+    def drained(self) -> bool:
+        """Whether the peer has ended its stream too, or there is no peer."""
+        return self.ended or self.sock is None
+
     def send(self, data: bytes) -> None:
         if self._closing or not data:
             return
@@ -81,9 +86,12 @@ class _End:
         self.size += len(data)
 
     def half_close(self) -> None:
+        if self._closing:
+            return
         self._closing = True
         if self.sock is None:
-            self._relay.fail("ended before a server was connected")
+            self._shut = True  # nobody is there, and nobody comes any more
+            self._relay.sink(_Way.DOWN).half_close()
         self.flush()
 
     def abort(self) -> None:
@@ -92,6 +100,7 @@ class _End:
     def flush(self) -> None:
         """Send what waits, then the end of the stream if it is due."""
         if self.sock is None or self._shut:
+            self._relay.direction_finished()
             return
         while self._waiting:
             data = self._waiting.popleft()
@@ -246,6 +255,7 @@ class FilterRelay:
         server: the one towards the server; None if it comes later, or never (`attach_server`).
         max_buffer: bytes that may wait per socket and per stage.
         filter_timeout: seconds that one handler may take.
+        linger: seconds that a peer may go on sending when both sides are told the end.
         on_done: told when it ends by itself.
     """
 
@@ -262,12 +272,14 @@ class FilterRelay:
         *,
         max_buffer: int,
         filter_timeout: float,
+        linger: float,
         on_done: Done,
     ) -> None:
         self.poller = poller
         self.deadlines = deadlines
         self.max_buffer = max_buffer
         self.filter_timeout = filter_timeout
+        self.linger = linger
         self.last_active = poller.now
         self.ended = False
         self._on_done = on_done
@@ -278,6 +290,7 @@ class FilterRelay:
         self._stages = [_Stage(self, data_filter) for data_filter, _ in filters]
         self._pumping = [False, False]
         self.busy = [0, 0]
+        self._lingering: Deadline | None = None
         self._connect_stages(connection, [context for _, context in filters])
 
     def _connect_stages(self, connection: Connection, contexts: list[object]) -> None:
@@ -349,6 +362,9 @@ class FilterRelay:
                 data = source.read()
                 if data is None or self.ended:
                     return
+                if self._lingering is not None:
+                    self.direction_finished()
+                    continue  # nobody wants to know any more
                 self._stages[0 if way is _Way.UP else -1].deliver(way, data)
                 if len(data) < SCRATCH_SIZE and not source.hung_up:
                     return  # a short read has drained the socket
@@ -360,9 +376,20 @@ class FilterRelay:
         return self.busy[way] > 0 or self.sink(way).size > self._low_water
 
     def direction_finished(self) -> None:
-        """End when both sockets have been told the end of their streams."""
-        if self._client.finished and self._server.finished:
+        """End when both streams have ended both ways.
+
+        A peer that still sends, although both were told the end, gets `linger` seconds: closing
+        on unread bytes resets the connection, and the last reply may be lost on its way.
+        """
+        if self.ended or not (self._client.finished and self._server.finished):
+            return
+        if self._client.drained and self._server.drained:
             self._end("closed", broken=False)
+        elif self._lingering is None:
+            self._lingering = self.deadlines.after(self.linger, self._linger_over)
+
+    def _linger_over(self) -> None:
+        self._end("closed", broken=False)
 
     def fail(self, reason: str) -> None:
         """Break both ways."""
@@ -384,6 +411,8 @@ class FilterRelay:
         if self.ended:
             return
         self.ended = True
+        if self._lingering is not None:
+            self._lingering.cancel()
         for end in (self._client, self._server):
             if end.sock is not None:
                 self.poller.forget(end.sock.fileno())
