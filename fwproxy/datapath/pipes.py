@@ -14,13 +14,14 @@ F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 
 
 class Pipe:
-    """Two descriptors with up to `size` bytes in between."""
+    """Two descriptors with `level` of up to `size` bytes in between, `moved` since it was taken."""
 
-    __slots__ = ("level", "reader", "size", "writer")
+    __slots__ = ("level", "moved", "reader", "size", "writer")
 
     def __init__(self, size: int) -> None:
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.level = 0
+        self.moved = 0
         try:
             self.size: int = fcntl.fcntl(self.writer, F_SETPIPE_SZ, size)
         except OSError:  # over the user's limit (pipe(7)): what pipe2 gave must do
@@ -52,6 +53,7 @@ class PipePool:
                 pipe = Pipe(self._size)
         if pipe is not None:
             self.in_use += 1
+            pipe.moved = 0
         return pipe
 
     def give_back(self, pipe: Pipe) -> None:

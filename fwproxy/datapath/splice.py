@@ -13,6 +13,9 @@ from fwproxy.datapath.poll import HUNG_UP, READABLE, WRITABLE, Poller
 ROUNDS_PER_TURN = 16
 """Reads of one direction before others have their turn."""
 
+WORTH_A_PIPE = 16 * 1024
+"""Bytes that must come at a time for a stream to remain bulky: fewer are cheaper to copy."""
+
 _SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
@@ -24,8 +27,8 @@ class _Direction:
     direction is bounded by the scratch buffer or the pipe.
     """
 
-    __slots__ = ("blocked", "count", "finished", "hung_up", "pending", "pipe", "relay", "sink",
-                 "source")  # fmt: skip
+    __slots__ = ("blocked", "bulky", "count", "finished", "hung_up", "pending", "pipe", "relay",
+                 "sink", "source")  # fmt: skip
 
     def __init__(self, relay: SpliceRelay, source: socket.socket, sink: socket.socket) -> None:
         self.relay: SpliceRelay | None = relay
@@ -36,6 +39,7 @@ class _Direction:
         self.count = 0
         self.hung_up = False
         self.blocked = False
+        self.bulky = False
         self.finished = False
 
     def pump(self) -> None:
@@ -57,6 +61,8 @@ class _Direction:
         if self.pending is not None and not self._flush(self.pending):
             return False
         for _ in range(ROUNDS_PER_TURN):
+            if self.bulky and self.pipe is None:
+                self.pipe = relay.pipes.take()
             if self.pipe is not None:
                 if not self._splice(relay, self.pipe):
                     return False
@@ -72,7 +78,7 @@ class _Direction:
                 if not self.hung_up:  # a short read has drained the source
                     return False
             elif self.count >= relay.bulk_threshold:
-                self.pipe = relay.pipes.take()
+                self.bulky = True
         return True
 
     def _flush(self, data: bytes | memoryview) -> bool:
@@ -95,9 +101,11 @@ class _Direction:
             taken = os.splice(self.source.fileno(), pipe.writer, pipe.size, flags=_SPLICE_FLAGS)
         if taken > 0:
             pipe.level += taken
+            pipe.moved += taken
             self.count += taken
         if pipe.level:
             return self._drain(pipe)
+        self.bulky = pipe.moved >= WORTH_A_PIPE
         self.pipe = None
         relay.pipes.give_back(pipe)
         if taken == 0:
