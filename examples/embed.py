@@ -1,12 +1,12 @@
 """fwproxy inside a program that has other things to do: here, to serve a status page.
 
-    python examples/embed.py             # the status page, FTP and web on 8080, 2121 and 8081
+    python examples/embed.py             # FTP on 2121 and 2122, the status page on 8080
     python examples/embed.py 0 0 0       # on free ports
 
-The program starts an HTTP server of its own that shows, as JSON, the sessions of the proxy and
-its ledger: every port that it holds open at this moment, for whom and until when. The proxy has
-two listeners, one for FTP with a demo server behind it, and one that leads to the status page.
-Signals and logging stay with the program. Ctrl-C ends it.
+The page shows the sessions of the proxy and its ledger: every port that it holds open at this
+moment, for whom, and until when. To see something in it, log in with an FTP client, send PASV, and
+reload it. Both listeners lead to one demo server; the second one makes all data connections active.
+Logging and signals stay with the program. Ctrl-C ends it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import contextlib
 import json
 import logging
 import sys
+from functools import partial
 from typing import Any
 
 import attrs
@@ -27,23 +28,20 @@ from fwproxy.demo import DemoServer
 HOST = "127.0.0.1"
 
 
-def report(firewall: Firewall) -> dict[str, Any]:
-    """Return what the proxy is doing, for JSON."""
-    return {
-        "sessions": [
-            {
-                "id": session.id,
-                "listener": session.listener_name,
-                "client": session.client_address.host,
-                "connections": [carried(each) for each in session.connections],
-            }
-            for session in firewall.sessions
+def set_up_logging() -> None:
+    """Send the log of this program to standard error, and let fwproxy's go the same way."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.processors.KeyValueRenderer(key_order=["event"], drop_missing=True),
         ],
-        "ledger": [attrs.asdict(entry) for entry in firewall.ledger],
-    }
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
 
 
-def carried(connection: Connection) -> dict[str, Any]:
+def described(connection: Connection) -> dict[str, Any]:
     """Return one connection of a session, for JSON."""
     return {
         "protocol": connection.protocol.name,
@@ -54,32 +52,63 @@ def carried(connection: Connection) -> dict[str, Any]:
     }
 
 
-class StatusServer:
-    """An HTTP server with one page.
+def status(firewall: Firewall) -> dict[str, Any]:
+    """Return what the proxy is doing, for JSON."""
+    sessions = [
+        {
+            "id": session.id,
+            "listener": session.listener_name,
+            "client": session.client_address.host,
+            "connections": [described(connection) for connection in session.connections],
+        }
+        for session in firewall.sessions
+    ]
+    return {"sessions": sessions, "ledger": [attrs.asdict(entry) for entry in firewall.ledger]}
 
-    Attributes:
-        firewall: what it reports on, once there is one.
-    """
 
-    def __init__(self) -> None:
-        self.firewall: Firewall | None = None
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request, whatever it asks for."""
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+async def answer(
+    firewall: Firewall, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Answer one HTTP request, whatever it asks for."""
+    with contextlib.suppress(OSError, EOFError, asyncio.LimitOverrunError):
+        async with asyncio.timeout(5):
             await reader.readuntil(b"\r\n\r\n")
-            page = {} if self.firewall is None else report(self.firewall)
-            body = json.dumps(page, indent=2).encode() + b"\n"
-            head = f"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-            writer.write(head.encode() + b"\r\n\r\n" + body)
-            await writer.drain()
-        writer.close()
+        writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n")
+        writer.write(json.dumps(status(firewall), indent=2).encode() + b"\n")
+        await writer.drain()
+    writer.close()
 
 
-async def main(status_port: int = 8080, ftp_port: int = 2121, web_port: int = 8081) -> None:
-    """Serve until the program is interrupted."""
-    status = StatusServer()
-    async with await asyncio.start_server(status.answer, HOST, status_port) as server:
-        page = Endpoint(*server.sockets[0].getsockname())
-        with DemoServer() as ftp_server:
-            ...
+def configuration(server: Endpoint, ports: list[int]) -> Config:
+    """Return two ways to the FTP server."""
+    return Config(
+        [
+            ListenerConfig("ftp", Endpoint(HOST, ports[0]), "ftp", upstream=server),
+            ListenerConfig(
+                "active",
+                Endpoint(HOST, ports[1]),
+                "ftp",
+                upstream=server,
+                filters={"ftp": {"data_mode": "active"}},
+            ),
+        ]
+    )
+
+
+async def main(ports: list[int]) -> None:
+    """Serve FTP and the page until the program is interrupted."""
+    with DemoServer() as ftp:
+        async with (
+            Firewall(configuration(ftp.address, ports[:2])) as firewall,
+            await asyncio.start_server(partial(answer, firewall), HOST, ports[2]) as page,
+        ):
+            for name, listener in firewall.listeners.items():
+                print(f"{name}: curl ftp://{listener.address}/README.txt")
+            print(f"status: curl http://{Endpoint(*page.sockets[0].getsockname())}/", flush=True)
+            await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    set_up_logging()
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(main([int(port) for port in sys.argv[1:]] or [2121, 2122, 8080]))

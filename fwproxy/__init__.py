@@ -16,7 +16,7 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     ports  ledger  resolve
     datapath/
     engine
-    dispatch  connection  opening  secondary  session
+    dispatch  connection  opening  secondary  inbound  outbound  session
     listeners/
     firewall
     demo  testing  host  catalogue  overview
@@ -41,8 +41,8 @@ from fwproxy.filter import (
 from fwproxy.firewall import Firewall
 from fwproxy.flags import ConnectionFlags, SecondaryFlags, SessionFlags, Verdict
 from fwproxy.ledger import FirewallAction, LedgerEntry
+from fwproxy.outbound import Redirection
 from fwproxy.protocol import ProtocolDefinition
-from fwproxy.secondary import Redirection
 from fwproxy.session import Session
 from fwproxy.version import __version__
 

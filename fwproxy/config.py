@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -22,12 +23,19 @@ def _frozen_tables(
     return MappingProxyType({name: MappingProxyType(dict(t)) for name, t in tables.items()})
 
 
+def _finite(attribute: attrs.Attribute[Any], value: float) -> None:
+    if not math.isfinite(value):
+        raise ConfigError.at((), f"must be finite, not {value}", attribute.name)
+
+
 def _positive(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    _finite(attribute, value)
     if value <= 0:
         raise ConfigError.at((), f"must be more than 0, not {value}", attribute.name)
 
 
 def _not_negative(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    _finite(attribute, value)
     if value < 0:
         raise ConfigError.at((), f"must not be negative, as {value} is", attribute.name)
 

@@ -19,7 +19,7 @@ from fwproxy.listeners.base import Listener
 from fwproxy.listeners.forward import ForwardListener
 from fwproxy.listeners.gateway import GatewayListener
 from fwproxy.listeners.redirect import RedirectListener
-from fwproxy.registry import available, settings_for
+from fwproxy.registry import find, settings_for
 from fwproxy.session import Session
 
 QUIET = 1.0
@@ -125,7 +125,7 @@ class Firewall:
     def __init__(self, config: Config, filters: Iterable[type[Filter]] = ()) -> None:
         self.config = config
         self.listeners: dict[str, Listener] = {}
-        self._filter_classes = available() | {kind.name: kind for kind in filters}
+        self._filter_classes = {kind.name: kind for kind in filters}
         self._filters: dict[str, tuple[Filter, Hooks]] = {}
         self._engine: Engine | None = None
         self._sessions: Sessions | None = None
@@ -232,7 +232,7 @@ class Firewall:
         settings: dict[str, object] = {}
         for name in self._names(listener):
             if name not in self._filter_classes:
-                raise ConfigError(f"listener {listener.name!r}: there is no filter {name!r}")
+                self._filter_classes[name] = find(name)
             layers = (self.config.filters.get(name, {}), listener.filters.get(name, {}))
             settings[name] = settings_for(self._filter_classes[name], *layers)
         unknown = set(listener.filters) - set(settings)

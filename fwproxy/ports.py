@@ -50,10 +50,10 @@ class PortPool:
         """
         if proxy_address.port:
             return [self._open(proxy_address, transport, backlog)]
-        taken = self._taken[transport, proxy_address.host]
+        taken = self._taken.get((transport, proxy_address.host), set())
         lowest = -(-self.ports.first // count) * count
         places = (self.ports.last + 1 - lowest) // count
-        if len(taken) < len(self.ports) and places > 0:
+        if places > 0 and not self._is_full(taken):
             start = self._random.randrange(places)
             for step in range(places):
                 first = lowest + (start + step) % places * count
@@ -66,6 +66,11 @@ class PortPool:
             f"no {count} consecutive {transport.value} port(s) of {self.ports} are free on "
             f"{proxy_address.host} (secondary.ports)"
         )
+
+    def _is_full(self, taken: set[int]) -> bool:
+        # What was asked for by its number may be outside the range.
+        all_ports = range(self.ports.first, self.ports.last + 1)
+        return len(taken) >= len(all_ports) and taken.issuperset(all_ports)
 
     def release(self, proxy_address: Endpoint, transport: Transport) -> None:
         """Take a port back whose socket has been closed."""
@@ -83,18 +88,21 @@ class PortPool:
         try:
             for port in wanted:
                 sockets.append(self._open(proxy_address.with_port(port), transport, backlog))  # noqa: PERF401 - what was opened must be known on failure
-        except (AddressInUseError, AddressNotAvailableError) as error:
+        except BaseException as error:
             for sock in sockets:
                 address = Endpoint.from_sockaddr(sock.getsockname())
                 sock.close()
                 self.release(address, transport)
-            if isinstance(error, AddressNotAvailableError):
+            if not isinstance(error, AddressInUseError):
                 raise
             return []
         return sockets
 
     def _open(self, address: Endpoint, transport: Transport, backlog: int) -> socket.socket:
-        sock = socket.socket(address.family, transport.socket_type | socket.SOCK_NONBLOCK)
+        try:
+            sock = socket.socket(address.family, transport.socket_type | socket.SOCK_NONBLOCK)
+        except OSError as error:  # no descriptor, or no IPv6
+            raise AddressNotAvailableError(f"{address}: {error.strerror}") from error
         try:
             if transport is Transport.TCP:
                 # Earlier connections of this port may still be in TIME_WAIT. Two listeners

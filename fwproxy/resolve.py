@@ -28,7 +28,7 @@ class Resolver:
                 found = await asyncio.get_running_loop().getaddrinfo(
                     destination.host, destination.port, type=socket.SOCK_STREAM
                 )
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # the latter: no name after IDNA
                 raise NoServerReplyError(f"{destination.host} does not resolve: {error}") from error
         endpoints = [Endpoint(str(info[4][0]), destination.port) for info in found]
         if not endpoints:

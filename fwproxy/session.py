@@ -17,17 +17,12 @@ from fwproxy.errors import (
 )
 from fwproxy.filter import SessionFilter
 from fwproxy.flags import SecondaryFlags, SessionFlags
+from fwproxy.inbound import bind_for_client
 from fwproxy.ledger import FirewallAction
+from fwproxy.outbound import Redirection, connect_for_client, redirect_connections
 from fwproxy.policy import AccessRequest, Decision
 from fwproxy.protocol import ProtocolDefinition
-from fwproxy.secondary import (
-    Redirection,
-    SecondaryCall,
-    bind_for_client,
-    client_address_problem,
-    connect_for_client,
-    redirect_connections,
-)
+from fwproxy.secondary import SecondaryCall, client_address_problem
 
 if TYPE_CHECKING:
     from fwproxy.listeners.base import Listener

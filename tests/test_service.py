@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ftplib
 import json
@@ -17,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
-from fwproxy import demo
+from fwproxy import demo, service
 from fwproxy.address import Endpoint
 
 COMMAND = [sys.executable, "-m", "fwproxy"]
@@ -235,3 +237,31 @@ def test_demo_check_as_a_command() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "the proxy works"
+
+
+class SlowFirewall:
+    """Its sessions end when they are told to."""
+
+    def __init__(self) -> None:
+        self.sessions = ["one", "two"]
+        self.ended = asyncio.Event()
+        self.grace: list[float | None] = []
+
+    async def stop(self, grace: float | None = None) -> None:
+        self.grace.append(grace)
+        if grace == 0:
+            self.ended.set()
+        await self.ended.wait()
+
+
+async def test_the_log_says_how_many_sessions_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_REPORT_EVERY", 0.01)
+    firewall, insisted = SlowFirewall(), asyncio.Event()
+    with structlog.testing.capture_logs() as lines:
+        stopping = asyncio.create_task(service._stop(firewall, insisted))  # type: ignore[arg-type]
+        await asyncio.sleep(0.2)
+        insisted.set()
+        await stopping
+    assert {"event": "waiting for sessions to end", "log_level": "info", "sessions": 2} in lines
+    assert lines[-1]["event"] == "closing all sessions at once"
+    assert firewall.grace == [None, 0]

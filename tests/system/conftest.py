@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from .client_kind import Client
 from .matrix import Combination, Samples, Workspace
+from .namespaces import Network, missing, network
 from .server_kind import FTPServer, ServerKind
 from .table import print_table
 from .terms import LOOPBACK, Family
 
 StartServer = Callable[[type[ServerKind], Family], FTPServer]
+SkipIfMissing = Callable[[type[ServerKind], type[Client]], None]
+RecordCombination = Callable[[str, Combination], None]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,18 +66,42 @@ def workspace(samples: Samples) -> Iterator[Workspace]:
         yield Workspace(samples, Path(name))
 
 
+@pytest.fixture(scope="session")
+def needs_network() -> None:
+    """Skip where namespaces cannot be made."""
+    if lack := missing():
+        pytest.skip(f"network namespaces need {lack}")
+
+
+@pytest.fixture(scope="module")
+def net(needs_network: None) -> Iterator[Network]:
+    """A client, a proxy and a server, each in a network namespace; tests leave it as it is."""
+    with network() as made:
+        yield made
+
+
+@pytest.fixture
+def skip_if_missing() -> SkipIfMissing:
+    """A function that skips unless a server and a client are installed."""
+
+    def skip(server: type[ServerKind], client: type[Client]) -> None:
+        for lack in (server.missing(), client.missing()):
+            if lack:
+                pytest.skip(f"package missing: {lack}")
+
+    return skip
+
+
 @pytest.fixture
 def record_combination(
-    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
-) -> Callable[[str, Combination], None]:
+    record_property: Callable[[str, object], None], skip_if_missing: SkipIfMissing
+) -> RecordCombination:
     """A function that enters the test in the table; it skips where a package is missing."""
 
     def record(suite: str, combination: Combination) -> None:
         label = combination.build_client().label
         cell = [suite, label, combination.server.name, combination.mode, combination.families]
         record_property("combination", [str(word) for word in cell])
-        for missing in (combination.server.missing(), combination.client.missing()):
-            if missing:
-                pytest.skip(f"package missing: {missing}")
+        skip_if_missing(combination.server, combination.client)
 
     return record

@@ -33,6 +33,7 @@ from .terms import (
 
 ONE_BYTE = 1
 ONE_MIB = 1 << 20
+MEDIUM = 8 << 20
 LARGE = 64 << 20
 HASH_BLOCK = 1 << 20
 # Grows by 117 bytes from an empty file on, so that every small file differs in size and content.
@@ -154,7 +155,8 @@ class Samples:
     def create(cls, root: Path) -> Samples:
         """Fill `root` with the files to fetch and the directory to store in."""
         generator = random.Random(1)
-        sizes = {"one.bin": ONE_BYTE, "mib.bin": ONE_MIB, "large.bin": LARGE}
+        sizes = {"one.bin": ONE_BYTE, "mib.bin": ONE_MIB, "medium.bin": MEDIUM}
+        sizes |= {"large.bin": LARGE}
         sizes |= {f"small/{name}": size for name, size in SMALL_SIZES.items()}
         for directory in (root, root / "small", root / "incoming"):
             directory.mkdir(exist_ok=True)
@@ -205,7 +207,7 @@ def exercise(
     if Operation.RESUME in operations:
         exercise_resuming(client, target, workspace)
     if Operation.STORE in operations:
-        exercise_storing(client, target, workspace, largest)
+        exercise_storing(client, target, workspace)
     if Operation.FETCH_MANY in operations:
         exercise_fetching_many(client, target, workspace)
 
@@ -227,9 +229,9 @@ def exercise_resuming(client: Client, target: Target, workspace: Workspace) -> N
     workspace.compare("mib.bin", part)
 
 
-def exercise_storing(client: Client, target: Target, workspace: Workspace, largest: str) -> None:
+def exercise_storing(client: Client, target: Target, workspace: Workspace) -> None:
     """Store files under names of their own, as the servers share the directory."""
-    for name in ("one.bin", largest):
+    for name in ("one.bin", "medium.bin"):
         remote = f"incoming/{secrets.token_hex(8)}-{name}"
         client.store(target, workspace.samples.root / name, remote)
         workspace.compare(name, workspace.samples.root / remote)

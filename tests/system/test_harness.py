@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from .conftest import StartServer
+from .conftest import RecordCombination, StartServer
 from .matrix import SAME_FAMILY, Combination, Workspace, combinations, exercise
 
 
@@ -15,7 +13,7 @@ def test_client_and_server_understand_each_other(
     combination: Combination,
     start_server: StartServer,
     workspace: Workspace,
-    record_combination: Callable[[str, Combination], None],
+    record_combination: RecordCombination,
 ) -> None:
     record_combination("direct", combination)
     server = start_server(combination.server, combination.server_family)

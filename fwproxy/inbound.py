@@ -1,0 +1,163 @@
+"""Inbound secondary connections: what `bind_for_client` does."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING
+
+from fwproxy.address import Endpoint
+from fwproxy.connection import Connection, ConnectionState
+from fwproxy.datapath.base import close_socket
+from fwproxy.datapath.datagram import DatagramRelay
+from fwproxy.dispatch import dispatch
+from fwproxy.errors import BadContextError, InvalidArgumentError, PolicyRulesDeniedError
+from fwproxy.events import BindTcp, BindUdp, Listen
+from fwproxy.flags import SecondaryFlags, Verdict
+from fwproxy.secondary import (
+    USED,
+    SecondaryCall,
+    WaitingPort,
+    another_connection,
+    carry_datagrams,
+    connected_udp,
+    max_peers,
+)
+
+if TYPE_CHECKING:
+    from fwproxy.session import Session
+
+_UDP_FLAGS = SecondaryFlags.BIDIRECTIONAL | SecondaryFlags.INCREASE_RECEIVE_BUFFER
+
+
+def _check_bind(
+    call: SecondaryCall, clients: Sequence[Endpoint], proxy_address: Endpoint | None
+) -> None:
+    flags = call.flags
+    if not clients:
+        raise InvalidArgumentError("at least one client address is needed")
+    if SecondaryFlags.TIMEOUT in flags and SecondaryFlags.ALLOW_MULTIPLE in flags:
+        raise InvalidArgumentError(
+            "TIMEOUT and ALLOW_MULTIPLE exclude each other in bind_for_client: a port that serves "
+            "many connections is not given up after one time-out"
+        )
+    if call.is_tcp and flags & _UDP_FLAGS:
+        raise InvalidArgumentError("BIDIRECTIONAL and INCREASE_RECEIVE_BUFFER are for UDP only")
+    if proxy_address is not None and proxy_address.port and len(clients) > 1:
+        raise InvalidArgumentError(
+            f"port {proxy_address.port} can only be asked for with a single client address"
+        )
+    call.session.check_client_addresses(clients, flags)
+
+
+def _external_address(session: Session) -> Endpoint:
+    primary = session.primary
+    name = None if primary is None else primary.external_socket_name
+    if name is None:
+        raise BadContextError("without a connected server a proxy address must be given")
+    return name.with_port(0)
+
+
+def _server_host(session: Session) -> str:
+    primary = session.primary
+    if primary is None or primary.server_address is None:
+        return session.client_address.host
+    return primary.server_address.host
+
+
+async def _announce(
+    call: SecondaryCall, connections: Sequence[Connection], proxy_address: Endpoint, backlog: int
+) -> None:
+    """Tell the other filters of a bind; one of them may deny it (S27)."""
+    session, caller = call.session, call.session_filter
+    if not session.bound_filters:
+        return
+    for connection in connections:
+        bind = (BindTcp if call.is_tcp else BindUdp)(connection, proxy_address, call.protocol)
+        with connection.handling(bind):
+            verdict = dispatch(session, bind, caller)
+            if isinstance(verdict, Awaitable):
+                verdict = await verdict
+        if verdict is Verdict.DENY or connection.is_denied:
+            raise PolicyRulesDeniedError("the bind was denied by a filter")
+        if call.is_tcp:
+            heard = dispatch(session, Listen(connection, proxy_address, backlog), caller)
+            if isinstance(heard, Awaitable):
+                await heard
+
+
+async def bind_for_client(
+    call: SecondaryCall,
+    clients: Sequence[Endpoint],
+    proxy_address: Endpoint | None,
+    backlog: int,
+) -> list[Connection]:
+    """Do what `Session.bind_for_client` says."""
+    session, count = call.session, len(clients)
+    session.check_room(count, count)
+    _check_bind(call, clients, proxy_address)
+    call.check_policy(_server_host(session))
+    address = proxy_address or _external_address(session)
+    connections = [call.connection(client) for client in clients]
+    try:
+        await _announce(call, connections, address, backlog)
+        session.check_room(count, 0)  # other calls may have come in between
+        sockets = call.allocate(address, count, backlog)
+    except BaseException:
+        for connection in connections:
+            connection.close("not bound", failed=True)
+        raise
+    bind = _bind_tcp if call.is_tcp else _bind_udp
+    for connection, sock in zip(connections, sockets, strict=True):
+        bind(call, connection, sock)
+    return connections
+
+
+def _bind_tcp(call: SecondaryCall, connection: Connection, sock: socket.socket) -> None:
+    def accepted(sock: socket.socket, server: Endpoint) -> None:
+        chosen = (
+            connection if call.is_single else another_connection(call, connection.client_address)
+        )
+        if chosen is None or chosen.opening is None:
+            close_socket(sock, abort=True)
+        else:
+            chosen.permission = port.action
+            chosen.opening.accept_server(sock, server)
+
+    port = WaitingPort(call.session, sock, accepted, single=call.is_single)
+
+    def close(reason: str) -> None:
+        port.close()
+        if connection.state is ConnectionState.BOUND and reason != USED:
+            connection.close(reason, failed=True)
+
+    client = connection.client_address
+    target = None if client.is_unspecified else client
+    port.action = call.permit(port.address, target, call.ip_filter, close)
+    connection.bind(port.address, port.action)
+
+
+def _bind_udp(call: SecondaryCall, connection: Connection, sock: socket.socket) -> None:
+    address = Endpoint.from_sockaddr(sock.getsockname())
+
+    def open_far() -> socket.socket:
+        client = connection.client_address
+        return connected_udp(client, call.session.internal_source(client))
+
+    def allowed(host: str) -> bool:
+        if connection.client_address.is_unspecified:
+            return False
+        return connection.ip_filter is None or connection.ip_filter.is_included(host)
+
+    relay = DatagramRelay(
+        call.session.engine.poller,
+        sock,
+        open_far=open_far,
+        allowed=allowed,
+        replies=SecondaryFlags.BIDIRECTIONAL in call.flags,
+        max_peers=max_peers(call),
+        from_client=False,
+        on_first=lambda server: connection.first_datagram(server, None),
+        on_done=connection.relay_done,
+    )
+    carry_datagrams(call, connection, relay, address, connection.client_address, call.ip_filter)

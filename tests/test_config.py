@@ -1,0 +1,147 @@
+"""Configurations are checked when they are made; the file they come from is another test's."""
+
+import math
+
+import attrs
+import pytest
+
+from fwproxy import Config, Endpoint, HostName, ListenerConfig, ListenerKind
+from fwproxy.config import DatapathConfig, Limits, PortRange, SecondaryConfig
+from fwproxy.errors import ConfigError
+from fwproxy.policy import Network, NetworkRelation, Relation, Rule
+
+HERE, THERE = Endpoint("127.0.0.1", 2121), Endpoint("127.0.0.1", 2100)
+FORWARD = ListenerConfig("ftp", HERE, "ftp", upstream=THERE)
+
+
+def test_a_listener_with_an_upstream_is_enough():
+    config = Config([FORWARD])
+    assert config.listeners == (FORWARD,)
+    assert config.policy().is_default
+
+
+@pytest.mark.parametrize(
+    ("listeners", "key", "problem"),
+    [
+        ([FORWARD, FORWARD], "name", "another listener has this name"),
+        ([attrs.evolve(FORWARD, upstream=None)], "upstream", "needs an upstream"),
+        ([attrs.evolve(FORWARD, kind=ListenerKind.GATEWAY)], "upstream", "has no upstream"),
+        ([attrs.evolve(FORWARD, kind=ListenerKind.REDIRECT)], "upstream", "has no upstream"),
+        ([attrs.evolve(FORWARD, protocol="ftq")], "protocol", "ftp"),
+    ],
+)
+def test_a_listener_that_does_not_fit_is_named_with_its_place(listeners, key, problem):
+    with pytest.raises(ConfigError, match="listener 'ftp'") as caught:
+        Config(listeners)
+    (place, text), *others = caught.value.problems
+    assert place == ("listeners", len(listeners) - 1, key)
+    assert problem in text
+    assert not others
+
+
+@pytest.mark.parametrize(
+    ("host", "rules", "open_relay"),
+    [
+        ("127.0.0.1", (), False),
+        ("::1", (), False),
+        ("0.0.0.0", (), True),
+        ("192.0.2.1", (), True),
+        ("192.0.2.1", (Rule(allow=True, protocols=("ftp",)),), False),
+    ],
+)
+def test_a_gateway_without_rules_stays_on_loopback(host, rules, open_relay):
+    gateway = ListenerConfig("gate", Endpoint(host, 21), "ftp", ListenerKind.GATEWAY)
+    if not open_relay:
+        assert Config([gateway], rules=rules).listeners == (gateway,)
+        return
+    with pytest.raises(ConfigError, match="open relay") as caught:
+        Config([gateway], rules=rules)
+    assert 'protocols = ["ftp"]' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    [
+        ({"rules": [Rule(allow=True, protocols=("ftq",))]}, ("rules", 0, "protocols")),
+        ({"rules": [Rule(allow=True, sources=("moon",))]}, ("rules", 0, "from")),
+        ({"rules": [Rule(allow=True, targets=("moon",))]}, ("rules", 0, "to")),
+        ({"relations": [Relation("in", "moon", NetworkRelation.NAT)]}, ("relations", 0, "to")),
+        ({"relations": [Relation("moon", "in", NetworkRelation.NAT)]}, ("relations", 0, "from")),
+    ],
+)
+def test_rules_and_relations_name_what_is_there(settings, place):
+    with pytest.raises(ConfigError) as caught:
+        Config([FORWARD], networks=[Network("in", ("10.0.0.0/8",))], **settings)
+    assert [found for found, _ in caught.value.problems] == [place]
+
+
+def test_all_problems_are_told_at_once():
+    wrong = attrs.evolve(FORWARD, protocol="x", upstream=None)
+    with pytest.raises(ConfigError) as caught:
+        Config([wrong], rules=[Rule(allow=True, protocols=("y",))])
+    assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "problem"),
+    [(0, 10, "1-65535"), (1, 65536, "1-65535"), (10, 9, "ends before it starts")],
+)
+def test_a_port_range_is_within_the_ports_and_goes_up(first, last, problem):
+    with pytest.raises(ConfigError, match=problem):
+        PortRange(first, last)
+
+
+def test_a_port_range_has_both_its_ends():
+    assert len(PortRange(7, 7)) == 1
+    assert len(PortRange(1, 65535)) == 65535
+    assert str(PortRange(7, 9)) == "7-9"
+
+
+POSITIVE = [
+    *((Limits, field.name) for field in attrs.fields(Limits)
+      if field.name not in {"drain_timeout", "stop_timeout"}),
+    (SecondaryConfig, "timeout"), (SecondaryConfig, "backlog"), (DatapathConfig, "pipe_size"),
+]  # fmt: skip
+NOT_NEGATIVE = [
+    (Limits, "drain_timeout"), (Limits, "stop_timeout"),
+    (DatapathConfig, "max_pipes"), (DatapathConfig, "bulk_threshold"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "name"), POSITIVE)
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_bound_of_nothing_is_no_bound(kind, name, value):
+    with pytest.raises(ConfigError, match=name):
+        kind(**{name: value})
+
+
+@pytest.mark.parametrize(("kind", "name"), NOT_NEGATIVE)
+def test_a_bound_that_may_be_nothing_is_not_negative(kind, name):
+    assert getattr(kind(**{name: 0}), name) == 0
+    with pytest.raises(ConfigError, match=name):
+        kind(**{name: -1})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_time_out_comes_some_day(value):
+    with pytest.raises(ConfigError, match="idle_timeout"):
+        Limits(idle_timeout=value)
+
+
+@pytest.mark.parametrize("kernel", ["require", "perhaps"])
+def test_the_kernel_path_is_not_promised(kernel):
+    with pytest.raises(ConfigError, match="kernel"):
+        DatapathConfig(kernel=kernel)
+
+
+def test_a_configuration_cannot_be_changed():
+    config = Config([FORWARD], filters={"ftp": {"read_only": True}})
+    with pytest.raises(TypeError):
+        config.filters["ftp"]["read_only"] = False
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        config.listeners = ()
+
+
+def test_an_upstream_may_be_a_name():
+    config = Config([attrs.evolve(FORWARD, upstream=HostName("ftp.example", 21))])
+    assert str(config.listeners[0].upstream) == "ftp.example:21"

@@ -1,0 +1,138 @@
+"""Networks, relations and rules: pure decisions."""
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fwproxy.address import IpFilter
+from fwproxy.errors import InvalidArgumentError
+from fwproxy.policy import (
+    ANY_NETWORK,
+    AccessRequest,
+    Network,
+    NetworkRelation,
+    Policy,
+    Relation,
+    Rule,
+)
+from fwproxy.protocol import FTP, TCP
+
+INSIDE = Network("inside", ("10.0.0.0/8", "fd00::/8"))
+LAB = Network("lab", ("10.77.0.0/16",))
+OUTSIDE = Network("outside", ("0.0.0.0/0", "::/0"))
+NETWORKS = (OUTSIDE, INSIDE, LAB)
+NAT, ROUTE = NetworkRelation.NAT, NetworkRelation.ROUTE
+
+
+def decide(policy, protocol=FTP, client="10.0.0.8", server="198.51.100.9", user=None):
+    return policy.decide(AccessRequest(protocol, client, server, user))
+
+
+def test_without_any_configuration_everything_is_one_network_and_allowed():
+    policy = Policy()
+    assert policy.network_of("198.51.100.9") == policy.network_of("::1") == ANY_NETWORK
+    assert policy.hosts_of(ANY_NETWORK) == IpFilter.everyone()
+    assert policy.relation("10.0.0.8", "198.51.100.9") is ROUTE
+    assert decide(policy).allowed
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("10.0.0.8", "inside"), ("10.77.1.2", "lab"), ("192.0.2.1", "outside"),
+        ("fd00::1", "inside"), ("2001:db8::1", "outside"),
+    ],
+)  # fmt: skip
+def test_the_longest_prefix_names_the_network(host, network):
+    assert Policy(NETWORKS).network_of(host) == network
+
+
+def test_a_host_may_be_in_no_network():
+    policy = Policy((INSIDE,))
+    assert policy.network_of("192.0.2.1") is None
+    assert policy.relation("10.0.0.1", "192.0.2.1") is NetworkRelation.NONE
+    assert policy.hosts_of(None) == IpFilter()
+    assert policy.hosts_of("inside") == IpFilter.only("10.0.0.0/8", "fd00::/8")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32)), max_size=8),
+    st.integers(0, 2**32 - 1),
+)
+def test_networks_against_a_plain_search(prefixes, number):
+    made = {
+        str(ipaddress.ip_network((n, length), strict=False)): f"n{i}"
+        for i, (n, length) in enumerate(prefixes)
+    }
+    policy = Policy([Network(name, (prefix,)) for prefix, name in made.items()])
+    host = ipaddress.IPv4Address(number)
+    holding = [ipaddress.ip_network(p) for p in made if host in ipaddress.ip_network(p)]
+    best = max(holding, key=lambda prefix: prefix.prefixlen, default=None)
+    expected = (made[str(best)] if best else None) if made else ANY_NETWORK
+    assert policy.network_of(str(host)) == expected
+
+
+def test_relations_hold_in_their_direction_and_back():
+    policy = Policy(
+        NETWORKS, [Relation("inside", "outside", NAT), Relation("inside", "lab", ROUTE)]
+    )
+    assert policy.relation("10.0.0.8", "192.0.2.1") is NAT
+    assert policy.relation("192.0.2.1", "10.0.0.8") is NetworkRelation.REVERSE_NAT
+    assert policy.relation("10.0.0.8", "10.77.0.1") is ROUTE
+    assert policy.relation("10.77.0.1", "10.0.0.8") is ROUTE
+    assert policy.relation("10.0.0.8", "10.1.0.8") is NetworkRelation.SAME
+    assert policy.relation("10.77.0.1", "192.0.2.1") is NetworkRelation.NONE
+
+
+def test_the_first_matching_rule_decides_and_names_itself():
+    policy = Policy(
+        NETWORKS,
+        rules=[
+            Rule(allow=False, sources=("lab",)),
+            Rule(allow=True, protocols=("ftp",), sources=("lab", "inside"), name="ftp out"),
+            Rule(allow=False, protocols=("ftp",)),
+            Rule(allow=True, targets=("lab",), users=("ann",)),
+        ],
+    )
+    assert decide(policy).allowed
+    assert decide(policy).rule == "ftp out"
+    assert decide(policy, client="10.77.0.1").rule == "rule 1"
+    assert decide(policy, client="192.0.2.1").rule == "rule 3"
+    assert not decide(policy, TCP, server="10.77.0.1").allowed
+    assert decide(policy, TCP, server="10.77.0.1", user="ann").rule == "rule 4"
+
+
+@pytest.mark.parametrize("networks", [(), NETWORKS])
+def test_no_match_denies(networks):
+    policy = Policy(networks, rules=[Rule(allow=True, protocols=("tcp",))])
+    answer = decide(policy)
+    assert not answer.allowed
+    assert answer.rule == "no rule matches"
+
+
+def test_networks_without_rules_allow_nothing():
+    assert not decide(Policy(NETWORKS)).allowed
+
+
+@pytest.mark.parametrize(
+    ("relations", "rules"),
+    [
+        ([Relation("inside", "moon", NAT)], []),
+        ([Relation("moon", "inside", NAT)], []),
+        ([], [Rule(allow=True, sources=("moon",))]),
+        ([], [Rule(allow=True, targets=("moon",))]),
+    ],
+)
+def test_an_unknown_network_is_an_error_that_names_it(relations, rules):
+    with pytest.raises(InvalidArgumentError, match="'moon'"):
+        Policy(NETWORKS, relations, rules)
+
+
+@pytest.mark.parametrize(
+    "values", [{"prefixes": ("10.0.0.1/8",)}, {"prefixes": ("x",)}, {"addresses": ("10.0.0.0/8",)}]
+)
+def test_a_network_is_made_of_prefixes_and_addresses(values):
+    with pytest.raises(InvalidArgumentError):
+        Network("wrong", **values)

@@ -1,0 +1,78 @@
+"""Names to addresses: bounded, without blocking, and every failure is an answer."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from rig import eventually, turns
+
+from fwproxy.address import Endpoint, HostName
+from fwproxy.errors import NoServerReplyError
+from fwproxy.resolve import Resolver
+
+
+class Names:
+    """Answers in the place of the system's resolver, once it may."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: str) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+        self.at_once = 0
+        self.most_at_once = 0
+        self.may_answer = asyncio.Event()
+        fake = SimpleNamespace(get_running_loop=lambda: self)
+        monkeypatch.setattr("fwproxy.resolve.asyncio", fake)
+
+    async def getaddrinfo(self, host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        self.asked.append(host)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await self.may_answer.wait()
+        finally:
+            self.at_once -= 1
+        return [(0, 0, 0, "", (answer, port)) for answer in self.answers]
+
+
+async def test_an_address_is_its_own_answer():
+    assert await Resolver(1).resolve(Endpoint("10.0.0.1", 21)) == [Endpoint("10.0.0.1", 21)]
+
+
+async def test_a_name_of_this_host_resolves():
+    found = await Resolver(1).resolve(HostName("localhost", 21))
+    assert Endpoint("127.0.0.1", 21) in found or Endpoint("::1", 21) in found
+    assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize("name", ["name.invalid", "ü" * 63, "xn--a"])
+async def test_a_name_that_does_not_resolve_is_no_reply(name):
+    with pytest.raises(NoServerReplyError, match="resolve"):
+        await Resolver(1).resolve(HostName(name, 21))
+
+
+async def test_answers_keep_their_order_and_come_once(monkeypatch):
+    resolver = Resolver(1)
+    Names(monkeypatch, "::1", "10.0.0.2", "::1", "10.0.0.1").may_answer.set()
+    found = await resolver.resolve(HostName("many.example", 21))
+    assert found == [Endpoint("::1", 21), Endpoint("10.0.0.2", 21), Endpoint("10.0.0.1", 21)]
+
+
+async def test_a_name_without_addresses_is_no_reply(monkeypatch):
+    resolver = Resolver(1)
+    Names(monkeypatch).may_answer.set()
+    with pytest.raises(NoServerReplyError, match="no address"):
+        await resolver.resolve(HostName("none.example", 21))
+
+
+async def test_only_so_many_names_are_asked_for_at_a_time(monkeypatch):
+    resolver = Resolver(2)
+    names = Names(monkeypatch, "10.0.0.1")
+    waiting = [asyncio.ensure_future(resolver.resolve(HostName(f"h{n}", 1))) for n in range(6)]
+    await eventually(lambda: names.asked == ["h0", "h1"])
+    waiting[0].cancel()  # gives its place to the next one
+    await eventually(lambda: names.asked == ["h0", "h1", "h2"])
+    await turns()
+    names.may_answer.set()
+    await asyncio.gather(*waiting[1:])
+    assert names.most_at_once == 2
+    assert len(names.asked) == 6
