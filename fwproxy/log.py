@@ -18,6 +18,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import IO, Any, cast
 
+import orjson
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 
@@ -106,27 +107,13 @@ def _json_renderer() -> _Renderer:
 
     def render(level: str, event: EventDict) -> bytes:
         _add_traceback(event)
-        parts = [f'{{"time":"{now()}","level":"{level}","event":{_json(event.pop("event", ""))}']
-        parts += [f"{_quoted(key)}:{_json(value)}" for key, value in event.items()]
-        return f"{','.join(parts)}}}\n".encode("utf-8", "backslashreplace")
+        line = {"time": now(), "level": level, "event": event.pop("event", ""), **event}
+        try:
+            return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
+        except orjson.JSONEncodeError:  # half a surrogate pair, a number of more than 64 bits
+            return f"{json.dumps(line, default=str)}\n".encode("ascii")
 
     return render
-
-
-def _json(value: object) -> str:
-    """Return *value* as JSON; most are short strings and counts, so these come first."""
-    kind = type(value)
-    if kind is str:
-        return _quoted(value)  # type: ignore[arg-type]
-    if kind is int:
-        return str(value)
-    if value is None or isinstance(value, bool | float | list | tuple | dict):
-        return _encode(value)
-    return _quoted(str(value))
-
-
-_quoted = json.encoder.encode_basestring
-_encode = json.JSONEncoder(default=str, ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _console_renderer(colours: bool) -> _Renderer:  # noqa: FBT001 - one private caller
