@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import inspect
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from fwproxy.address import Destination, Endpoint, IpFilter, Transport
@@ -267,14 +266,9 @@ class Connection:
         """Whether a handler has called `deny`."""
         return self._denied
 
-    @contextlib.contextmanager
-    def handling(self, event: Event) -> Iterator[None]:
+    def handling(self, event: Event | None) -> None:
         """Note which event the filters are hearing of, for the calls that depend on it."""
-        self._handling = type(event)
-        try:
-            yield
-        finally:
-            self._handling = None
+        self._handling = None if event is None else type(event)
 
     def is_connecting(self) -> None:
         """Note that an end is being dialled, unless bytes flow on the other one already."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,11 +69,12 @@ def _round(
             answer = session_filter.firewall_event_handler(event)
         except Exception as error:  # noqa: BLE001 - uncertain means deny
             return _denied(session, bound, event, error)
-        if inspect.isawaitable(answer):
+        if answer is not None and not isinstance(answer, Verdict):
             return _await_round(session, event, caller, number, verdict, answer)
-        verdict = fold((verdict, answer or Verdict.PASS))
-        if verdict is Verdict.DENY:
-            break
+        if answer is not None:
+            verdict = fold((verdict, answer))
+            if verdict is Verdict.DENY:
+                break
     return verdict
 
 
@@ -106,9 +106,9 @@ def _hooked(session: Session, bound: BoundFilter, event: Event) -> SessionFilter
     of_secondary = event.connection.is_secondary and kind not in _BINDS
     if kind not in (hooks.associated if of_secondary else hooks.events):
         return None
-    if name in session.session_filters or isinstance(event, ConnectionTerminating):
+    if attached is not None or kind is ConnectionTerminating:
         return attached
-    return session.attach_filter(name)
+    return session.attach_filter(name)  # no effect if it is there and has no interest
 
 
 def _denied(session: Session, bound: BoundFilter, event: Event, error: Exception) -> Verdict:

@@ -74,10 +74,11 @@ async def _announce(
         return
     for connection in connections:
         bind = (BindTcp if call.is_tcp else BindUdp)(connection, proxy_address, call.protocol)
-        with connection.handling(bind):
-            verdict = dispatch(session, bind, caller)
-            if isinstance(verdict, Awaitable):
-                verdict = await verdict
+        connection.handling(bind)
+        verdict = dispatch(session, bind, caller)
+        if isinstance(verdict, Awaitable):
+            verdict = await verdict
+        connection.handling(None)
         if verdict is Verdict.DENY or connection.is_denied:
             raise PolicyRulesDeniedError("the bind was denied by a filter")
         if call.is_tcp:

@@ -117,21 +117,20 @@ class Opening:
     def _after(self, event: Event, proceed: Callable[[], None]) -> None:
         """Tell the filters, and go on unless one says no."""
         connection = self._connection
-        with connection.handling(event):
-            answer = dispatch(connection.session, event)
+        connection.handling(event)
+        answer = dispatch(connection.session, event)
         if isinstance(answer, Verdict):
             self._conclude(answer, proceed)
         else:
-            connection.spawn(self._conclude_later(event, answer, proceed))
+            connection.spawn(self._conclude_later(answer, proceed))
 
     async def _conclude_later(
-        self, event: Event, answer: Awaitable[Verdict], proceed: Callable[[], None]
+        self, answer: Awaitable[Verdict], proceed: Callable[[], None]
     ) -> None:
-        with self._connection.handling(event):
-            verdict = await answer
-        self._conclude(verdict, proceed)
+        self._conclude(await answer, proceed)
 
     def _conclude(self, verdict: Verdict, proceed: Callable[[], None]) -> None:
+        self._connection.handling(None)
         if self._connection.is_closed:
             return
         if verdict is Verdict.DENY or self._connection.is_denied:

@@ -64,8 +64,10 @@ class Dial:
         self._sock = None
         if not events & READABLE:
             self._poller.quiet_fd = fd
-        self._on_done(sock, None)
-        self._poller.quiet_fd = -1
+        try:
+            self._on_done(sock, None)
+        finally:
+            self._poller.quiet_fd = -1
 
     def on_broken(self, error: Exception) -> None:
         """The one who got the socket failed: nothing is left here."""

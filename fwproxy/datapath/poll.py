@@ -14,10 +14,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-EVERYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+EVERYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
-HUNG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+NOT_YET_DRAINED = select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLHUP | select.EPOLLERR
+"""Edges after which a short read does not mean that there is no more: the end of the stream may
+follow, or what stands behind an urgent byte, where every read stops."""
 
 MAX_EVENTS = 256
 """Events taken from the set at once."""

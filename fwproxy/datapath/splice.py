@@ -8,7 +8,7 @@ import socket
 
 from fwproxy.datapath.base import Done, close_socket
 from fwproxy.datapath.pipes import Pipe, PipePool
-from fwproxy.datapath.poll import HUNG_UP, READABLE, WRITABLE, Poller
+from fwproxy.datapath.poll import NOT_YET_DRAINED, READABLE, WRITABLE, Poller
 
 ROUNDS_PER_TURN = 16
 """Reads of one direction before others have their turn."""
@@ -27,8 +27,18 @@ class _Direction:
     direction is bounded by the scratch buffer or the pipe.
     """
 
-    __slots__ = ("blocked", "bulky", "count", "finished", "hung_up", "pending", "pipe", "relay",
-                 "sink", "source")  # fmt: skip
+    __slots__ = (
+        "blocked",
+        "bulky",
+        "count",
+        "finished",
+        "pending",
+        "pipe",
+        "reads_on",
+        "relay",
+        "sink",
+        "source",
+    )  # fmt: skip
 
     def __init__(self, relay: SpliceRelay, source: socket.socket, sink: socket.socket) -> None:
         self.relay: SpliceRelay | None = relay
@@ -37,7 +47,7 @@ class _Direction:
         self.pending: bytes | None = None
         self.pipe: Pipe | None = None
         self.count = 0
-        self.hung_up = False
+        self.reads_on = False
         self.blocked = False
         self.bulky = False
         self.finished = False
@@ -51,7 +61,7 @@ class _Direction:
             if self._pump(relay):
                 relay.poller.defer(self.pump)
         except BlockingIOError:
-            self.hung_up = False  # drained, and no end behind it
+            self.reads_on = False  # drained, and no end behind it
         except OSError as error:
             relay.break_off(self, error)
 
@@ -75,7 +85,7 @@ class _Direction:
             if not self._flush(scratch[:size]):
                 return False
             if size < len(scratch):
-                if not self.hung_up:  # a short read has drained the source
+                if not self.reads_on:  # a short read has drained the source
                     return False
             elif self.count >= relay.bulk_threshold:
                 self.bulky = True
@@ -110,6 +120,9 @@ class _Direction:
         relay.pipes.give_back(pipe)
         if taken == 0:
             self._finish(relay)
+        elif self.reads_on:  # splice(2) never passes an urgent byte, recv(2) does
+            self.bulky = False
+            return True
         return False
 
     def _drain(self, pipe: Pipe) -> bool:
@@ -177,7 +190,7 @@ class SpliceRelay:
         """Watch both descriptors, or take them over from whoever watched them."""
         for direction in (self._upstream, self._downstream):
             if self.poller.watch(direction.source.fileno(), self):
-                direction.hung_up = True  # an end may have been reported already: read up to it
+                direction.reads_on = True  # an end may have been reported already: read up to it
                 self.poller.defer(direction.pump)
 
     def on_ready(self, fd: int, events: int) -> None:
@@ -188,8 +201,8 @@ class SpliceRelay:
         else:
             reading, writing = self._downstream, self._upstream
         if events & READABLE:
-            if events & HUNG_UP:
-                reading.hung_up = True
+            if events & NOT_YET_DRAINED:
+                reading.reads_on = True
             if not reading.blocked:
                 reading.pump()
         if events & WRITABLE and writing.blocked:

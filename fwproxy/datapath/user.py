@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from fwproxy.clock import Deadline, Deadlines
 from fwproxy.datapath.base import Done, close_socket
-from fwproxy.datapath.poll import HUNG_UP, READABLE, SCRATCH_SIZE, WRITABLE, Poller
+from fwproxy.datapath.poll import NOT_YET_DRAINED, READABLE, SCRATCH_SIZE, WRITABLE, Poller
 from fwproxy.errors import BufferFullError
 from fwproxy.filter import DataFilter, Handled
 
@@ -44,7 +44,7 @@ class _Way(enum.IntEnum):
 class _End:
     """One socket, or the place where one will be: reads for one direction, writes for the other."""
 
-    __slots__ = ("_closing", "_relay", "_shut", "_waiting", "count", "ended", "hung_up", "size",
+    __slots__ = ("_closing", "_relay", "_shut", "_waiting", "count", "ended", "reads_on", "size",
                  "sock", "way")  # fmt: skip
 
     def __init__(self, relay: FilterRelay, way: _Way, sock: socket.socket | None) -> None:
@@ -53,7 +53,7 @@ class _End:
         self.sock = sock
         self.count = 0
         self.ended = False
-        self.hung_up = False
+        self.reads_on = False
         self.size = 0
         self._waiting: deque[bytes] = deque()
         self._closing = False
@@ -135,7 +135,7 @@ class _End:
         try:
             size = self.sock.recv_into(scratch)
         except BlockingIOError:
-            self.hung_up = False
+            self.reads_on = False
             return None
         except OSError as error:
             self._relay.fail(f"broken: {error.strerror}")
@@ -289,6 +289,7 @@ class FilterRelay:
         self._client_fd = client.fileno()
         self._stages = [_Stage(self, data_filter) for data_filter, _ in filters]
         self._pumping = [False, False]
+        self._sources = ((self._client, self._stages[0]), (self._server, self._stages[-1]))
         self.busy = [0, 0]
         self._lingering: Deadline | None = None
         self._connect_stages(connection, [context for _, context in filters])
@@ -323,7 +324,7 @@ class FilterRelay:
 
     def _watch(self, end: _End) -> None:
         if end.sock is not None and self.poller.watch(end.sock.fileno(), self):
-            end.hung_up = True  # an end may have been reported already: read up to it
+            end.reads_on = True  # an end may have been reported already: read up to it
             self.resume(end.way)
 
     def attach_server(self, sock: socket.socket) -> None:
@@ -340,8 +341,8 @@ class FilterRelay:
             end.flush()
             self.resume(_Way.DOWN if end is self._client else _Way.UP)
         if events & READABLE:
-            if events & HUNG_UP:
-                end.hung_up = True
+            if events & NOT_YET_DRAINED:
+                end.reads_on = True
             self.resume(end.way)
 
     def on_broken(self, error: Exception) -> None:
@@ -354,7 +355,7 @@ class FilterRelay:
         if self._pumping[way]:
             return
         self._pumping[way] = True
-        source = self._client if way is _Way.UP else self._server
+        source, first = self._sources[way]
         try:
             for _ in range(READS_PER_TURN):
                 if self.ended or self._congested(way):
@@ -365,8 +366,8 @@ class FilterRelay:
                 if self._lingering is not None:
                     self.direction_finished()
                     continue  # nobody wants to know any more
-                self._stages[0 if way is _Way.UP else -1].deliver(way, data)
-                if len(data) < SCRATCH_SIZE and not source.hung_up:
+                first.deliver(way, data)
+                if len(data) < SCRATCH_SIZE and not source.reads_on:
                     return  # a short read has drained the socket
             self.poller.defer(lambda: self.resume(way))
         finally:
