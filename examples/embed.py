@@ -34,6 +34,7 @@ def set_up_logging() -> None:
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            structlog.processors.format_exc_info,
             structlog.processors.KeyValueRenderer(key_order=["event"], drop_missing=True),
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -15,6 +15,7 @@ from fwproxy.errors import BadContextError, InvalidArgumentError
 from fwproxy.flags import SecondaryFlags
 from fwproxy.ledger import FirewallAction
 from fwproxy.secondary import (
+    USED,
     SecondaryCall,
     WaitingPort,
     another_connection,
@@ -99,9 +100,15 @@ def _redirect_tcp(
             chosen.opening.request(target)
 
     port = WaitingPort(call.session, sock, accepted, single=call.is_single)
+
+    def close(reason: str) -> None:
+        port.close()
+        if isinstance(target, Connection) and reason != USED:
+            target.close(reason, failed=True)  # its client cannot come any more
+
     towards = target.proxy_address if isinstance(target, Connection) else target
     peers = IpFilter.only(call.session.client_address.host)
-    port.action = call.permit(port.address, towards, peers, lambda _: port.close())
+    port.action = call.permit(port.address, towards, peers, close)
     return port.action
 
 

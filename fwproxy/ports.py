@@ -109,6 +109,7 @@ class PortPool:
                 # exclude each other all the same, at listen().
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes stay in
             sock.bind(address.sockaddr)
             if transport is Transport.TCP:
                 sock.listen(backlog)

@@ -33,6 +33,7 @@ from fwproxy import (
     SessionFilter,
     Verdict,
 )
+from fwproxy.clock import Deadlines
 from fwproxy.config import Limits, PortRange
 from fwproxy.events import ConnectTcp, Event
 from fwproxy.protocol import BUILT_IN
@@ -62,12 +63,19 @@ async def turns(count: int = 20) -> None:
         await asyncio.sleep(0)
 
 
+def advance(deadlines: Deadlines, seconds: float) -> None:
+    """Let time pass: from now on the wheel's clock is that much ahead of what it was."""
+    before = deadlines.now
+    deadlines.now = lambda: before() + seconds
+    deadlines.run_due(deadlines.now())
+
+
 class Peer:
     """One scripted end of a TCP connection."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        sock.setblocking(False)
+        sock.settimeout(0)
 
     @classmethod
     async def connect(cls, address: Endpoint, source: str | None = None) -> Peer:
@@ -139,7 +147,7 @@ class Upstream:
 
     def __init__(self, host: str = HOST, backlog: int = 64) -> None:
         self.sock = socket.socket(Endpoint(host).family, socket.SOCK_STREAM)
-        self.sock.setblocking(False)
+        self.sock.settimeout(0)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.sock.bind((host, 0))
         self.sock.listen(backlog)
@@ -165,7 +173,7 @@ class Mute:
         self.address = self._listener.address
         self._fillers = [socket.socket() for _ in range(3)]
         for filler in self._fillers:
-            filler.setblocking(False)
+            filler.settimeout(0)
             with contextlib.suppress(BlockingIOError):
                 filler.connect(self.address.sockaddr)
 
@@ -180,7 +188,7 @@ class Datagrams:
 
     def __init__(self, host: str = HOST) -> None:
         self.sock = socket.socket(Endpoint(host).family, socket.SOCK_DGRAM)
-        self.sock.setblocking(False)
+        self.sock.settimeout(0)
         self.sock.bind((host, 0))
 
     @property
@@ -297,7 +305,6 @@ class World:
         self.firewall = firewall
         self.upstream = upstream
         self._ends: list[Any] = [upstream]
-        self._skipped = 0.0
 
     @property
     def engine(self) -> Any:
@@ -348,10 +355,7 @@ class World:
 
     def advance(self, seconds: float) -> None:
         """Let time pass for every deadline."""
-        deadlines, loop = self.engine.deadlines, asyncio.get_running_loop()
-        self._skipped += seconds
-        deadlines.now = lambda: loop.time() + self._skipped
-        deadlines.run_due(deadlines.now())
+        advance(self.engine.deadlines, seconds)
 
     def close_ends(self) -> None:
         for end in self._ends:
@@ -374,10 +378,9 @@ def leftovers(firewall: Firewall) -> dict[str, int]:
 
 async def assert_nothing_left(firewall: Firewall, patience: float = 1.0) -> None:
     """Make sure that no session, permission, port, pipe, watched socket or deadline is left."""
-    give_up = time.monotonic() + patience
-    while (left := leftovers(firewall)) and time.monotonic() < give_up:
-        await asyncio.sleep(0.001)
-    assert not left
+    with contextlib.suppress(AssertionError):
+        await eventually(lambda: not leftovers(firewall), patience=patience)
+    assert not leftovers(firewall)
 
 
 def probe_config(

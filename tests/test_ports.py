@@ -65,7 +65,7 @@ def test_an_exhausted_pool_says_so_and_recovers(transport):
     held = [pool.allocate(ANY, transport)[0] for _ in range(4)]
     with closing(*held):
         assert sorted(ports_of(held)) == list(range(pool.ports.first, pool.ports.last + 1))
-        with pytest.raises(PortsExhaustedError, match="secondary.ports"):
+        with pytest.raises(PortsExhaustedError, match=r"secondary\.ports"):
             pool.allocate(ANY, transport)
         give_back(pool, [held[2]], transport)
         again = pool.allocate(ANY, transport)

@@ -90,6 +90,7 @@ def _connecting(target: Endpoint, source: Endpoint | None) -> socket.socket:
     sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what comes goes on at once
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes are bytes too
         if source is not None:
             if source.port == 0:  # let connect choose the port: one per destination, not per host
                 sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)

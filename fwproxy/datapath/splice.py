@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 
 from fwproxy.datapath.base import Done, close_socket
@@ -118,9 +119,9 @@ class _Direction:
         self.bulky = pipe.moved >= WORTH_A_PIPE
         self.pipe = None
         relay.pipes.give_back(pipe)
-        if taken == 0:
-            self._finish(relay)
-        elif self.reads_on:  # splice(2) never passes an urgent byte, recv(2) does
+        if taken == 0 or self.reads_on:
+            # splice(2) never passes an urgent byte and takes it for the end when the end is
+            # behind it; recv(2) passes the one and tells the other.
             self.bulky = False
             return True
         return False
@@ -200,6 +201,8 @@ class SpliceRelay:
             reading, writing = self._upstream, self._downstream
         else:
             reading, writing = self._downstream, self._upstream
+        if events & select.EPOLLERR and reading.finished:
+            self._ask_for_error(reading)
         if events & READABLE:
             if events & NOT_YET_DRAINED:
                 reading.reads_on = True
@@ -207,6 +210,12 @@ class SpliceRelay:
                 reading.pump()
         if events & WRITABLE and writing.blocked:
             writing.pump()
+
+    def _ask_for_error(self, direction: _Direction) -> None:
+        """Notice a reset by one who has said his end: nothing is read there that would tell."""
+        code = direction.source.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self.break_off(direction, OSError(code, os.strerror(code)))
 
     def on_broken(self, error: Exception) -> None:
         """End after a fault of our own."""

@@ -15,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import enum
 import inspect
+import os
+import select
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -97,6 +99,13 @@ class _End:
     def abort(self) -> None:
         self._relay.fail("aborted by a filter")
 
+    def ask_for_error(self) -> None:
+        """Notice a reset by one who has said his end: nothing is read there that would tell."""
+        assert self.sock is not None  # noqa: S101 - an edge of it has come
+        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._relay.broken(OSError(code, os.strerror(code)))
+
     def flush(self) -> None:
         """Send what waits, then the end of the stream if it is due."""
         if self.sock is None or self._shut:
@@ -138,7 +147,7 @@ class _End:
             self.reads_on = False
             return None
         except OSError as error:
-            self._relay.fail(f"broken: {error.strerror}")
+            self._relay.broken(error)
             return None
         self.ended = not size
         self.count += size
@@ -148,37 +157,45 @@ class _End:
 class _Link:
     """What a filter sends to: the next stage of the chain in one direction."""
 
-    __slots__ = ("_relay", "_stage", "_way")
+    __slots__ = ("_closing", "_relay", "_stage", "_way")
 
     def __init__(self, relay: FilterRelay, stage: _Stage, way: _Way) -> None:
         self._relay = relay
         self._stage = stage
         self._way = way
+        self._closing = False
 
     @property
     def pending(self) -> int:
         return self._stage.waiting_size(self._way) + self._relay.sink(self._way).pending
 
     def send(self, data: bytes) -> None:
-        if data:
+        if data and not self._closing:
             self._stage.deliver(self._way, data)
 
     def half_close(self) -> None:
-        self._stage.deliver(self._way, b"")
+        if not self._closing:
+            self._closing = True
+            self._stage.deliver(self._way, b"")
 
     def abort(self) -> None:
         self._relay.fail("aborted by a filter")
 
 
 class _Stage:
-    """One filter of the chain; while a coroutine of it runs, its direction queues up here."""
+    """One filter of the chain.
 
-    __slots__ = ("_handlers", "_queues", "_relay", "_tasks", "filter")
+    A direction queues up here while a coroutine of the filter runs for it, and until all filters
+    have their sockets, because one of them may speak as soon as it has its own.
+    """
+
+    __slots__ = ("_handlers", "_held", "_queues", "_relay", "_tasks", "filter")
 
     def __init__(self, relay: FilterRelay, data_filter: DataFilter) -> None:
         self._relay = relay
         self.filter = data_filter
         self._queues: tuple[deque[bytes], deque[bytes]] = (deque(), deque())
+        self._held = [True, True]
         self._tasks: list[asyncio.Future[None] | None] = [None, None]
         self._handlers: tuple[Callable[[bytes], Handled], Callable[[bytes], Handled]] = (
             data_filter.data_from_client,
@@ -190,12 +207,19 @@ class _Stage:
 
     def deliver(self, way: _Way, data: bytes) -> None:
         """Take bytes, or the end of the stream as an empty string."""
-        if self._tasks[way] is None:
+        if not self._held[way]:
             self._handle(way, data)
             return
         if self.waiting_size(way) + len(data) > self._relay.max_buffer:
             raise BufferFullError(f"more than {self._relay.max_buffer} bytes wait (max_buffer)")
         self._queues[way].append(data)
+
+    def release(self, way: _Way) -> None:
+        """Handle what has queued up, until a coroutine is to be waited for."""
+        self._held[way] = False
+        queue = self._queues[way]
+        while queue and not self._held[way] and not self._relay.ended:
+            self._handle(way, queue.popleft())
 
     def _handle(self, way: _Way, data: bytes) -> None:
         if self._relay.ended:
@@ -207,12 +231,13 @@ class _Stage:
                 handled = self.filter.end_from_client()
             else:
                 handled = self.filter.end_from_server()
-        except Exception as error:  # noqa: BLE001 - a filter that raises ends its connection
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it ends its own
             self._relay.fail_filter(self.filter, error)
             return
         if handled is not None and inspect.isawaitable(handled):
             task = asyncio.ensure_future(handled)
             self._tasks[way] = task
+            self._held[way] = True
             self._relay.busy[way] += 1
             limit = self._relay.deadlines.after(self._relay.filter_timeout, self._timed_out)
             task.add_done_callback(lambda done: self._handled(way, done, limit))
@@ -224,15 +249,11 @@ class _Stage:
         limit.cancel()
         self._tasks[way] = None
         self._relay.busy[way] -= 1
-        if task.cancelled():
-            return
-        error = task.exception()
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None:
             self._relay.fail_filter(self.filter, error)
             return
-        queue = self._queues[way]
-        while queue and self._tasks[way] is None and not self._relay.ended:
-            self._handle(way, queue.popleft())
+        self.release(way)
         self._relay.resume(way)
 
     def close(self) -> None:
@@ -292,16 +313,26 @@ class FilterRelay:
         self._sources = ((self._client, self._stages[0]), (self._server, self._stages[-1]))
         self.busy = [0, 0]
         self._lingering: Deadline | None = None
-        self._connect_stages(connection, [context for _, context in filters])
+        self._connection = connection
+        self._contexts = [context for _, context in filters]
 
-    def _connect_stages(self, connection: Connection, contexts: list[object]) -> None:
+    def _connect_stages(self) -> None:
         last = len(self._stages) - 1
         for number, stage in enumerate(self._stages):
             internal = _Link(self, self._stages[number - 1], _Way.DOWN) if number else self._client
             external = (
                 _Link(self, self._stages[number + 1], _Way.UP) if number < last else self._server
             )
-            stage.filter.set_sockets(internal, external, connection, contexts[number])
+            context = self._contexts[number]
+            try:
+                stage.filter.set_sockets(internal, external, self._connection, context)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it ends its own
+                self.fail_filter(stage.filter, error)
+            if self.ended:
+                return
+        for stage in self._stages:
+            stage.release(_Way.UP)
+            stage.release(_Way.DOWN)
 
     @property
     def client_bytes(self) -> int:
@@ -318,12 +349,15 @@ class FilterRelay:
         return self._server if way is _Way.UP else self._client
 
     def start(self) -> None:
-        """Take over the descriptors and read what is there."""
+        """Give the filters their sides, take over the descriptors and read what is there."""
+        self._connect_stages()
         self._watch(self._client)
         self._watch(self._server)
 
     def _watch(self, end: _End) -> None:
-        if end.sock is not None and self.poller.watch(end.sock.fileno(), self):
+        if self.ended or end.sock is None:
+            return
+        if self.poller.watch(end.sock.fileno(), self):
             end.reads_on = True  # an end may have been reported already: read up to it
             self.resume(end.way)
 
@@ -332,11 +366,14 @@ class FilterRelay:
         self._server.sock = sock
         self._server.flush()
         self._watch(self._server)
+        self.resume(_Way.UP)  # that much may have been waiting that nothing was read any more
 
     def on_ready(self, fd: int, events: int) -> None:
         """Flush the socket and pump what it may have woken."""
         self.last_active = self.poller.now
         end = self._client if fd == self._client_fd else self._server
+        if events & select.EPOLLERR and end.ended:
+            end.ask_for_error()
         if end.size and events & WRITABLE:
             end.flush()
             self.resume(_Way.DOWN if end is self._client else _Way.UP)
@@ -391,6 +428,13 @@ class FilterRelay:
 
     def _linger_over(self) -> None:
         self._end("closed", broken=False)
+
+    def broken(self, error: OSError) -> None:
+        """End because a peer has gone, which is no loss after both were told the end."""
+        if self._lingering is not None:
+            self._end("closed", broken=False)
+        else:
+            self.fail(f"broken: {error.strerror}")
 
     def fail(self, reason: str) -> None:
         """Break both ways."""

@@ -56,7 +56,8 @@ class Listener:
         sock = socket.socket(self.config.bind.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its sockets inherit it
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its sockets inherit both
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # no byte may get lost
             if self.config.bind.version == 6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(self.config.bind.sockaddr)

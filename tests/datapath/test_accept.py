@@ -6,7 +6,7 @@ import resource
 import socket
 
 import pytest
-from rig import HOST, Peer, Upstream, closing, eventually, turns
+from rig import HOST, Peer, Upstream, advance, closing, eventually, turns
 from wires import running_deadlines, running_poller
 
 from fwproxy.address import Endpoint
@@ -36,7 +36,7 @@ class Door:
         return await Peer.connect(self.listener.address)
 
     def rest_is_over(self) -> None:
-        self.deadlines.run_due(asyncio.get_running_loop().time() + 6)
+        advance(self.deadlines, 6)
 
     def close(self) -> None:
         self.acceptor.close()
@@ -125,7 +125,7 @@ async def test_the_real_limit_of_descriptors():
         with closing(door), closing(*[await door.knock() for _ in range(2)]):
             await eventually(lambda: len(door.accepted) == 2)
             client = socket.socket()
-            client.setblocking(False)
+            client.settimeout(0)
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno(), hard))
             try:
@@ -168,7 +168,10 @@ async def test_closing_while_handing_over_accepts_no_second_one():
     async with running_poller() as poller, running_deadlines() as deadlines:
         door = Door(poller, deadlines)
         with closing(door):
-            door.acceptor._on_accept = lambda sock, peer: (door._take(sock, peer), door.acceptor.close())
+            door.acceptor._on_accept = lambda sock, peer: (
+                door._take(sock, peer),
+                door.acceptor.close(),
+            )
             peers = [socket.create_connection((HOST, door.listener.address.port)) for _ in range(3)]
             with closing(*peers):
                 await eventually(lambda: door.accepted)

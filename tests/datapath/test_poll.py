@@ -31,7 +31,7 @@ class Owner:
 @contextlib.contextmanager
 def pair():
     one, other = socket.socketpair()
-    one.setblocking(False)
+    one.settimeout(0)
     with closing(one, other):
         yield one, other
 
@@ -141,7 +141,7 @@ async def test_a_reused_descriptor_does_not_get_its_predecessors_edges():
                 far.send(b"x")
             await eventually(lambda: heir.edges)
             assert not any(events & READABLE for _, events in heir.edges)
-            (number, peer), *others = heir_sockets
+            (_, peer), *others = heir_sockets
             assert not others
             peer.send(b"x")
             await eventually(lambda: any(events & READABLE for _, events in heir.edges))

@@ -51,7 +51,8 @@ def tcp_pair(*, small: bool = False) -> tuple[socket.socket, Peer]:
             far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         far.connect(listener.getsockname())
         near, _ = listener.accept()
-    near.setblocking(False)
+    near.settimeout(0)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     if small:
         near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     return near, Peer(far)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +16,7 @@ from .terms import (
     ALL_OPERATIONS,
     BOTH_FAMILIES,
     BOTH_MODES,
+    IPV4,
     Family,
     Mode,
     Operation,
@@ -50,13 +51,19 @@ class Client(ABC):
     program: ClassVar[str]
     modes: ClassVar[frozenset[Mode]] = BOTH_MODES
     families: ClassVar[frozenset[Family]] = BOTH_FAMILIES
-    variants: ClassVar[tuple[Commands, ...]] = (Commands.DEFAULT,)
+    alternatives: ClassVar[Mapping[Mode, Commands]] = {}  # what it can be told to send on IPv4
     operations: ClassVar[frozenset[Operation]] = ALL_OPERATIONS
 
     @classmethod
     def missing(cls) -> str | None:
         """The package that is missing here, for a skip that names it."""
         return None if find_program(cls.program) else cls.package
+
+    @classmethod
+    def variants(cls, mode: Mode, family: Family) -> list[Commands]:
+        """The sets of commands that differ for a mode and an IP version."""
+        alternative = cls.alternatives.get(mode) if family in IPV4 else None
+        return [Commands.DEFAULT, alternative] if alternative else [Commands.DEFAULT]
 
     @property
     def label(self) -> str:

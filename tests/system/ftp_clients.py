@@ -1,9 +1,10 @@
 """The FTP clients under test: how each is told what to do, and what it cannot do.
 
-What decides whether a wrong address in a reply shows: wget, tnftp and ncftp connect to the
-address in a PASV reply; curl, lftp and ftplib would rather take the server's own, so that their
-drivers tell them to believe the reply. lftp also drops data connections from an address other
-than its server's.
+A proxy's wrong address shows as follows. In passive mode wget and ncftp connect to the address in
+a PASV reply, and tnftp gives up if it is not its server's; curl, lftp and ftplib would rather take
+their server's own and are told to believe the reply, though lftp never believes a loopback address;
+aioftp always takes its server's own. In active mode ncftp refuses a connection that does not come
+from its server's address, and lftp is told to.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Curl(Client):
     name = "curl"
     package = "curl"
     program = "curl"
-    variants = (Commands.DEFAULT, Commands.CLASSIC)
+    alternatives: ClassVar = dict.fromkeys(Mode, Commands.CLASSIC)
 
     def _curl(self, target: Target, *args: str | Path) -> str:
         options = ["-q", "-sS", "--connect-timeout", CONNECT_TIMEOUT, "--no-ftp-skip-pasv-ip"]
@@ -70,7 +71,7 @@ class Lftp(Client):
     name = "lftp"
     package = "lftp"
     program = "lftp"
-    variants = (Commands.DEFAULT, Commands.EXTENDED)
+    alternatives: ClassVar = {Mode.PASSIVE: Commands.EXTENDED}
 
     def _lftp(self, target: Target, command: str) -> str:
         settings = {
@@ -78,8 +79,11 @@ class Lftp(Client):
             "net:timeout": CONNECT_TIMEOUT,
             "net:max-retries": "1",
             "ftp:passive-mode": "yes" if self.passive else "no",
+            "ftp:auto-passive-mode": "no",  # or it would change the mode when one fails
             "ftp:prefer-epsv": "yes" if self.commands is Commands.EXTENDED else "no",
+            "ftp:ignore-pasv-address": "no",
             "ftp:fix-pasv-address": "no",
+            "ftp:verify-address": "yes",
             "xfer:clobber": "yes",
         }
         script = "".join(f"set {key} {value}; " for key, value in settings.items())
@@ -109,7 +113,7 @@ class Tnftp(Client):
     name = "tnftp"
     package = "tnftp"
     program = "tnftp"
-    variants = (Commands.DEFAULT, Commands.CLASSIC)
+    alternatives: ClassVar = dict.fromkeys(Mode, Commands.CLASSIC)
 
     def _tnftp(self, target: Target, *commands: str, transfers: int = 1) -> str:
         script = [
@@ -165,7 +169,7 @@ class Ncftp(Client):
         return names_of_long_listing(self._ncftp("ncftpls", target, "-l", url))
 
     def fetch(self, target: Target, remote: str, local: Path) -> None:
-        self._ncftp("ncftpget", target, "-V", "-C", target.host, remote, local)
+        self._ncftp("ncftpget", target, "-V", "-Z", "-C", target.host, remote, local)
 
     def resume(self, target: Target, remote: str, local: Path) -> None:
         with tempfile.TemporaryDirectory(dir=local.parent) as name:
@@ -262,7 +266,7 @@ class AioFTPClient(_PythonClient):
     name = "aioftp"
     package = "aioftp"
     modes: ClassVar[frozenset[Mode]] = PASSIVE_ONLY
-    variants = (Commands.DEFAULT, Commands.CLASSIC)
+    alternatives: ClassVar = {Mode.PASSIVE: Commands.CLASSIC}
 
     @classmethod
     def missing(cls) -> str | None:

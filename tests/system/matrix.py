@@ -23,7 +23,6 @@ from .terms import (
     ALL_OPERATIONS,
     BOTH_FAMILIES,
     BOTH_MODES,
-    IPV4,
     IPV6,
     Family,
     Mode,
@@ -64,7 +63,7 @@ WGET_LISTS_WITH_OPTION = Refusal(
 WGET_NAMES_PROTOCOL = Refusal(
     Wget,
     frozenset({AioFTP}),
-    "wget sends EPSV 2 on IPv6; aioftp answers 522, and 502 to the LPSV that follows",
+    "wget sends EPSV 2 on IPv6; aioftp answers 522 and hangs up",
     client_families=IPV6,
 )
 NCFTP_NEEDS_SIZE = Refusal(
@@ -138,7 +137,7 @@ def combinations(
             and client_family in client.families
             and server_family in server.families
         ):
-            for commands in client.variants if client_family in IPV4 else [Commands.DEFAULT]:
+            for commands in client.variants(mode, client_family):
                 found = Combination(client, commands, mode, client_family, server, server_family)
                 if found.operations(refusals):
                     yield found

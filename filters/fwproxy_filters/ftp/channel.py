@@ -50,13 +50,30 @@ class DataChannel:
     @property
     def waits_for_start(self) -> bool:
         """Whether both sides wait for the proxy to connect."""
-        return self.client is not None and self.server is not None and self.connection is None
+        both = self.client is not None and self.server is not None
+        return both and self.connection is None and not self.has_ended
 
     @property
     def is_half_open(self) -> bool:
-        """Whether the server has connected and the client has not been reached yet."""
-        accepted = self.connection is not None and self.connection.server_address is not None
-        return accepted and not self._settled.is_set()
+        """Whether one side is there and the other has not been reached yet."""
+        server = None if self.connection is None else self.connection.server_address
+        return server is not None and not self._settled.is_set()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether bytes flow."""
+        return self.is_established and not self.has_ended
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was not made, and cannot be any more."""
+        if self.is_established:
+            return False
+        return self.failure is not None or (self.connection is None and self._has_expired)
+
+    @property
+    def _has_expired(self) -> bool:
+        return bool(self.actions) and not any(a.is_active or a.uses for a in self.actions)
 
     def established(self, connection: Connection) -> None:
         """Note that bytes flow."""
@@ -70,19 +87,24 @@ class DataChannel:
         self.failure = failure
         self._settled.set()
 
-    async def settle(self) -> None:
-        """Wait until the connection is made or has failed; the engine's time-outs bound it."""
-        await self._settled.wait()
+    async def settle(self, patience: float) -> None:
+        """Wait until the connection is made or has failed; withdraw it after *patience* seconds."""
+        try:
+            async with asyncio.timeout(patience):
+                await self._settled.wait()
+        except TimeoutError:
+            self.withdraw()
 
     def withdraw(self) -> None:
         """Take back whatever has not been used."""
+        unused = not self.is_established and not self.has_ended
+        if unused:
+            self.ended("withdrawn")
         for action in self.actions:
             action.cancel("withdrawn")
         self.actions.clear()
-        if not self.is_established and not self.has_ended:
-            self.ended("withdrawn")
-            if self.connection is not None:
-                self.connection.kill()
+        if unused and self.connection is not None:
+            self.connection.kill()
 
 
 @attrs.frozen(slots=True, eq=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-
 from fwproxy import Filter, Firewall, Hooks, Session, SessionFilter, Verdict
 from fwproxy.events import (
     AcceptedConnection,
@@ -20,6 +18,9 @@ from fwproxy_filters.ftp.replies import ReplyLine
 from fwproxy_filters.ftp.settings import FtpSettings
 from fwproxy_filters.ftp.setup import Work
 
+_SHARE_OF_FILTER_TIMEOUT = 0.8
+"""What a handler may wait for goes before the engine takes the handler for dead."""
+
 
 class FtpFilter(Filter):
     """Opens exactly the data connections that FTP commands ask for."""
@@ -30,15 +31,20 @@ class FtpFilter(Filter):
     def __init__(self, settings: FtpSettings | None = None) -> None:
         super().__init__(settings or FtpSettings())
         self.max_line_length = 0
+        self.patience = 0.0
 
     def filter_init(self, firewall: Firewall) -> Hooks:
         """Hear of control connections, and of the end of data connections."""
-        self.max_line_length = firewall.config.limits.max_line_length
-        return Hooks.on(ConnectTcp, AcceptedConnection, associated=[ConnectionTerminating])
+        limits = firewall.config.limits
+        self.max_line_length = limits.max_line_length
+        self.patience = limits.filter_timeout * _SHARE_OF_FILTER_TIMEOUT
+        associated = [ConnectTcp, ConnectionTerminating]
+        return Hooks.on(ConnectTcp, AcceptedConnection, associated=associated)
 
     def attach_to_session(self, session: Session) -> SessionFilter:
         """Serve every session."""
-        return FtpSession(session, session.filter_settings(self.name), self.max_line_length)
+        settings = session.filter_settings(self.name)
+        return FtpSession(session, settings, self.max_line_length, self.patience)
 
 
 class FtpSession(SessionFilter):
@@ -47,34 +53,54 @@ class FtpSession(SessionFilter):
     Attributes:
         settings: for this session's listener.
         max_line_length: bytes in one command.
+        patience: seconds that a handler of the control connection may wait for something.
     """
 
-    def __init__(self, session: Session, settings: FtpSettings, max_line_length: int) -> None:
+    def __init__(
+        self, session: Session, settings: FtpSettings, max_line_length: int, patience: float
+    ) -> None:
         super().__init__(session)
         self.settings = settings
         self.max_line_length = max_line_length
+        self.patience = patience
         self._control: ControlFilter | None = None
         self._login: GatewayLogin | None = None
+        self._open: set[DataChannel] = set()
 
-    def firewall_event_handler(self, event: Event) -> Verdict | Awaitable[Verdict | None] | None:
+    @property
+    def has_open_data(self) -> bool:
+        """Whether bytes flow on a data connection."""
+        return bool(self._open)
+
+    def firewall_event_handler(self, event: Event) -> Verdict | None:
         """Attach to the control connection; follow the data connections."""
         connection = event.connection
-        if isinstance(event, EstablishedConnection):
-            if isinstance(event.context, DataChannel):
-                event.context.established(connection)
-        elif isinstance(event, ConnectionTerminating):
-            self._terminating(event)
-        elif self._control is None and not connection.is_secondary:
+        if isinstance(connection.context, DataChannel):
+            return self._follow(event, connection.context)
+        if self._control is None and isinstance(event, AcceptedConnection | ConnectTcp):
             if isinstance(event, AcceptedConnection):
                 self._login = GatewayLogin(self.settings)
             self._control = ControlFilter(self)
             connection.attach_data_filter(self._control)
         return None
 
-    def _terminating(self, event: ConnectionTerminating) -> None:
-        channel = event.connection.context
-        if isinstance(channel, DataChannel) and not channel.has_ended:
-            channel.ended(event.reason if event.failed else None)
+    def _follow(self, event: Event, channel: DataChannel) -> Verdict | None:
+        if isinstance(event, ConnectionTerminating):
+            self._terminating(event, channel)
+        elif channel.has_ended:  # withdrawn a moment ago
+            return Verdict.DENY
+        elif isinstance(event, EstablishedConnection):
+            channel.established(event.connection)
+            self._open.add(channel)
+        else:
+            channel.connection = event.connection
+        return None
+
+    def _terminating(self, event: ConnectionTerminating, channel: DataChannel) -> None:
+        if not channel.has_ended:
+            self._open.discard(channel)
+            failed = event.failed or not channel.is_established
+            channel.ended(event.reason if failed else None)
             if self._control is not None:
                 self._control.channel_ended(channel)
 
@@ -91,13 +117,12 @@ class FtpSession(SessionFilter):
             return None
         return self._login.command(control, command)
 
-    def greeting(self, control: ControlFilter, line: ReplyLine) -> Work:
+    def greeting(self, control: ControlFilter, line: ReplyLine) -> None:
         """Pass the server's greeting on, unless the client has been greeted already."""
         if self._login is None:
             control.to_client.send(line.raw)
         else:
             self._login.greeting(control, line)
-        return None
 
     def user_command(self, command: Command) -> Command:
         """Return USER as the server shall get it."""

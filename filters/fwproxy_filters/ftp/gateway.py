@@ -59,13 +59,13 @@ class GatewayLogin:
             control.answer(format_reply(530 if denied else 434, text))
             return
         self._server = server
-        control.expect_greeting()
+        control.expect_greeting(is_exclusive=True)
 
     def greeting(self, control: ControlFilter, line: ReplyLine) -> None:
         """Keep the server's greeting to ourselves and log in; pass a refusal on."""
         if line.code >= 300:
             control.to_client.send(line.raw)
-        elif line.is_last:
+        elif line.is_last and line.code >= 200:
             control.send(b"USER %b\r\n" % self._user, Pending("USER"))
 
     def user_command(self, command: Command) -> Command:

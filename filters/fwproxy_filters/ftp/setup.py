@@ -21,8 +21,8 @@ from fwproxy_filters.ftp.addresses import (
 )
 from fwproxy_filters.ftp.channel import DataChannel, DataChannels
 from fwproxy_filters.ftp.commands import Command
-from fwproxy_filters.ftp.errors import FtpSyntaxError
-from fwproxy_filters.ftp.pending import Pending
+from fwproxy_filters.ftp.errors import FtpSyntaxError, ProtocolNotSupportedError
+from fwproxy_filters.ftp.pending import ACTIVE_VERBS, Pending
 from fwproxy_filters.ftp.replies import ReplyLine, format_reply
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ Work = Coroutine[Any, Any, None] | None
 """What handling a line leaves to wait for, if anything."""
 
 _EXTENDED = frozenset({"EPRT", "EPSV"})
-_ACTIVE = frozenset({"PORT", "EPRT"})
 _FAMILY_NUMBER = {4: 1, 6: 2}
 """Network protocol numbers of RFC 2428 section 2 by IP version."""
 
@@ -54,10 +53,9 @@ class DataSetup:
         self._server_version = connection.server_address.version
         self._channels = DataChannels(control.owner, connection, control.settings)
 
-    @property
-    def channels(self) -> DataChannels:
-        """What opens the data connections."""
-        return self._channels
+    def reset(self) -> None:
+        """Forget what held for the last user (REIN)."""
+        self._epsv_all = False
 
     def command(self, command: Command) -> Work:
         """Handle one of the four commands.
@@ -69,6 +67,8 @@ class DataSetup:
             return self._epsv(command)
         if self._epsv_all:
             raise FtpSyntaxError(503, f"{command.verb} is not allowed after EPSV ALL")
+        if self._client_version == 6 and command.verb not in _EXTENDED:
+            raise ProtocolNotSupportedError((_FAMILY_NUMBER[6],))
         if command.verb == "PASV":
             return self._passive("PASV")
         argument = (command.argument or b"").strip(b" ")
@@ -100,6 +100,8 @@ class DataSetup:
         return None
 
     async def _active(self, asked: str, client: Endpoint) -> None:
+        if client.is_unspecified:
+            raise AddressNotAllowedError(f"{client} is no address of a client")
         if self._mode == "passive":
             self._control.owner.session.check_client_addresses([client], self._channels.flags)
             self._ask_server_to_wait(asked, DataChannel(client=client), converted=True)
@@ -109,9 +111,11 @@ class DataSetup:
     def _ask_server_to_wait(
         self, asked: str, channel: DataChannel | None, *, converted: bool
     ) -> None:
+        """Send PASV or EPSV, and nothing more until it is known where the server waits."""
         self._control.renew(None)
         verb = "EPSV" if self._is_extended(asked, converted=converted) else "PASV"
-        self._control.send(f"{verb}\r\n".encode(), Pending(verb, asked, channel=channel))
+        pending = Pending(verb, asked, channel=channel, is_exclusive=True)
+        self._control.send(f"{verb}\r\n".encode(), pending)
 
     async def _server_connects(self, asked: str, client: Endpoint | None) -> None:
         """Open a port for the server, and one for the client too if that asked to be passive."""
@@ -137,61 +141,75 @@ class DataSetup:
         try:
             await work()
         except AddressNotAllowedError as error:
-            self._control.log.warning("data connection refused", reason=str(error))
+            self._refused(error)
             self._control.answer(format_reply(501, b"This address is not allowed"))
         except CallError as error:
-            self._control.log.warning("data connection refused", reason=str(error))
+            self._refused(error)
             self._control.answer(format_reply(425, b"Cannot open a data connection"))
+
+    def _refused(self, error: Exception) -> None:
+        self._control.log.warning("data connection refused", reason=str(error))
+
+    async def start(self, channel: DataChannel) -> None:
+        """Connect to both sides: the transfer that was waited for has been asked for."""
+        try:
+            await self._channels.both_wait(channel)
+        except CallError as error:
+            self._refused(error)
+            channel.ended(str(error))
+            self._control.channel_ended(channel)
 
     # The server's replies.
 
     def reply(self, pending: Pending, line: ReplyLine) -> Work:
         """Handle a line of the final reply to one of the four commands."""
-        control = self._control
-        asked_active = pending.asked in _ACTIVE
-        if line.code >= 300 and asked_active == (pending.verb in _ACTIVE):
-            control.to_client.send(line.raw)  # the server's refusal fits what was asked for
-        elif line.is_last and line.code >= 300:
-            control.to_client.send(format_reply(425, b"The server refuses the data connection"))
-        elif pending.verb in _ACTIVE:
+        if line.code >= 300:
+            self._server_refuses(pending, line)
+        elif pending.verb in ACTIVE_VERBS:
             self._server_will_connect(pending, line)
         elif line.is_last:
             return self._server_waits(pending, line)
-        if line.is_last and line.code >= 300 and pending.channel is not None:
-            pending.channel.withdraw()
         return None
+
+    def _server_refuses(self, pending: Pending, line: ReplyLine) -> None:
+        if (pending.asked in ACTIVE_VERBS) == (pending.verb in ACTIVE_VERBS):
+            self._control.to_client.send(line.raw)  # it fits what the client asked for
+        elif line.is_last:
+            self._control.tell(format_reply(425, b"The server refuses the data connection"))
+        if line.is_last:
+            pending.withdraw()
 
     def _server_will_connect(self, pending: Pending, line: ReplyLine) -> None:
         if pending.tell is None:
             self._control.to_client.send(line.raw)
         elif line.is_last:
-            self._control.to_client.send(_passive_reply(pending.asked, pending.tell))
+            self._control.tell(_passive_reply(pending.asked, pending.tell))
 
     async def _server_waits(self, pending: Pending, line: ReplyLine) -> None:
         control = self._control
         try:
-            said = self._parse(pending.verb, line)
-            server = self._channels.server_address(said)
+            server = self._channels.server_address(_said(pending.verb, line))
             if pending.channel is not None:
-                pending.channel.server = server
-                control.renew(pending.channel)
+                channel = pending.channel
+                channel.server = server
                 told = format_reply(200, b"%b command successful" % pending.asked.encode())
             else:
                 channel, internal = await self._channels.client_connects(server)
-                control.renew(channel)
                 told = _passive_reply(pending.asked, internal)
+            control.renew(channel)
         except (CallError, FtpSyntaxError) as error:
-            control.log.warning("data connection refused", reason=str(error))
+            self._refused(error)
             told = format_reply(425, b"Cannot open a data connection")
-        control.to_client.send(told)
+        control.tell(told)
 
-    @staticmethod
-    def _parse(verb: str, line: ReplyLine) -> Endpoint | int:
-        if verb == "PASV" and line.code == 227:
-            return parse_227(line.text)
-        if verb == "EPSV" and line.code == 229:
-            return parse_229(line.text)
-        raise FtpSyntaxError(425, f"the server answered {verb} with {line.code}")
+
+def _said(verb: str, line: ReplyLine) -> Endpoint | int:
+    """Read where the server waits."""
+    if verb == "PASV" and line.code == 227:
+        return parse_227(line.text)
+    if verb == "EPSV" and line.code == 229:
+        return parse_229(line.text)
+    raise FtpSyntaxError(425, f"the server answered {verb} with {line.code}")
 
 
 def _passive_reply(asked: str, internal: Endpoint) -> bytes:

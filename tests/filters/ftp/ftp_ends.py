@@ -1,0 +1,492 @@
+"""A firewall with the FTP filter on loopback, a server that says what it is told to, raw clients.
+
+When a world closes, nothing may be left in the firewall although nobody has told it to stop: every
+session must have ended because its ends did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from rig import PATIENCE, Peer, Upstream, assert_nothing_left, eventually
+
+from fwproxy import Config, Endpoint, Firewall, ListenerConfig, ListenerKind
+from fwproxy.config import Limits, SecondaryConfig
+from fwproxy_filters.ftp import FtpFilter
+from fwproxy_filters.ftp.addresses import parse_227, parse_229, parse_eprt, parse_port
+
+V4, V6 = "127.0.0.1", "::1"
+OTHER_V4 = "127.0.0.2"
+FILE = bytes(range(256)) * 40
+
+Handler = Callable[["Dialogue", bytes], Awaitable[bytes | None] | bytes | None]
+
+
+class Dialogue:
+    """One control connection as the server sees it, with the data connection of the moment.
+
+    Attributes:
+        lines: what came, without CRLF.
+        stored: what uploads brought.
+    """
+
+    def __init__(self, server: FtpServer, peer: Peer) -> None:
+        self.server = server
+        self.peer = peer
+        peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.lines: list[bytes] = []
+        self.stored: list[bytes] = []
+        self._buffer = b""
+        self._listener: asyncio.Server | None = None
+        self._accepted: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
+        self._accepted = asyncio.Queue()
+        self._target: Endpoint | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def run(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            if self.server.greeting:
+                await self.say(self.server.greeting)
+            while (line := await self._line()) is not None:
+                self.lines.append(line)
+                verb, _, argument = line.partition(b" ")
+                handler = self.server.handlers.get(verb.decode().upper(), b"500 What?\r\n")
+                answer = handler if isinstance(handler, bytes) else handler(self, argument)
+                if inspect.isawaitable(answer):
+                    answer = await answer
+                if answer:
+                    await self.say(answer)
+                if verb == b"QUIT":
+                    break
+        self.close()
+
+    async def _line(self) -> bytes | None:
+        loop = asyncio.get_running_loop()
+        while b"\r\n" not in self._buffer:
+            data = await loop.sock_recv(self.peer.sock, 65536)
+            if not data:
+                return None
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\r\n")
+        return line
+
+    async def say(self, reply: bytes) -> None:
+        await self.peer.send(reply)
+
+    def close(self) -> None:
+        """Close the control connection and everything that belongs to it."""
+        self.close_listener()
+        for writer in self._writers:
+            writer.close()
+        self.peer.close()
+
+    def close_listener(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    # Data connections.
+
+    async def wait_for_data(self) -> Endpoint:
+        """Open a port for the next data connection."""
+        self.close_listener()
+        self._target = None
+        self._accepted = queue = asyncio.Queue()
+
+        async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._writers.append(writer)
+            await queue.put((reader, writer))
+
+        self._listener = await asyncio.start_server(accepted, self.server.address.host, 0)
+        return Endpoint.from_sockaddr(self._listener.sockets[0].getsockname())
+
+    def call_back(self, target: Endpoint) -> None:
+        """Connect to *target* for the next data connection."""
+        self.close_listener()
+        self._target = target
+
+    async def data(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return the data connection; OSError if there is none."""
+        if self._target is None and self._listener is None:
+            raise OSError("no data connection was set up")
+        async with asyncio.timeout(PATIENCE):
+            if self._target is None:
+                return await self._accepted.get()
+            reader, writer = await asyncio.open_connection(*self._target.sockaddr)
+        self._writers.append(writer)
+        return reader, writer
+
+    async def send_file(self, data: bytes = FILE) -> bytes:
+        """Be a RETR."""
+        try:
+            _, writer = await self.data()
+        except OSError:
+            return b"425 No data connection\r\n"
+        await self.say(b"150 Here it comes\r\n")
+        try:
+            writer.write(data)
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+        except ConnectionError:
+            return b"426 Broken\r\n"
+        return b"226 Done\r\n"
+
+    async def take_file(self) -> bytes:
+        """Be a STOR."""
+        try:
+            reader, writer = await self.data()
+        except OSError:
+            return b"425 No data connection\r\n"
+        await self.say(b"150 Go on\r\n")
+        try:
+            self.stored.append(await reader.read(-1))
+        except ConnectionError:
+            return b"426 Broken\r\n"
+        finally:
+            writer.close()
+        return b"226 Stored\r\n"
+
+
+async def _pasv(dialogue: Dialogue, argument: bytes) -> bytes:
+    port = (await dialogue.wait_for_data()).port
+    host = dialogue.server.address.host.replace(".", ",").encode()
+    return b"227 Entering Passive Mode (%b,%d,%d)\r\n" % (host, *divmod(port, 256))
+
+
+async def _epsv(dialogue: Dialogue, argument: bytes) -> bytes:
+    port = (await dialogue.wait_for_data()).port
+    return b"229 Entering Extended Passive Mode (|||%d|)\r\n" % port
+
+
+def _port(dialogue: Dialogue, argument: bytes) -> bytes:
+    dialogue.call_back(parse_port(argument))
+    return b"200 PORT ok\r\n"
+
+
+def _eprt(dialogue: Dialogue, argument: bytes) -> bytes:
+    dialogue.call_back(parse_eprt(argument))
+    return b"200 EPRT ok\r\n"
+
+
+HANDLERS: dict[str, Handler | bytes] = {
+    "USER": b"331 Password?\r\n",
+    "PASS": b"230 Welcome\r\n",
+    "ACCT": b"230 Account noted\r\n",
+    "TYPE": b"200 Type set\r\n",
+    "NOOP": b"200 Noop ok\r\n",
+    "CWD": b"250 Changed\r\n",
+    "REST": b"350 Restarting\r\n",
+    "REIN": b"220 Again\r\n",
+    "QUIT": b"221 Bye\r\n",
+    "PASV": _pasv,
+    "EPSV": _epsv,
+    "PORT": _port,
+    "EPRT": _eprt,
+    "RETR": lambda dialogue, argument: dialogue.send_file(),
+    "LIST": lambda dialogue, argument: dialogue.send_file(b"a file\r\n"),
+    "MLSD": lambda dialogue, argument: dialogue.send_file(b"type=file; a file\r\n"),
+    "STOR": lambda dialogue, argument: dialogue.take_file(),
+    "STOU": lambda dialogue, argument: dialogue.take_file(),
+}
+
+
+class FtpServer:
+    """A server that answers each verb as its table says: with bytes, or with what a call returns.
+
+    Attributes:
+        handlers: by verb.
+        greeting: what is said first.
+        dialogues: its connections, in the order in which they came.
+    """
+
+    def __init__(self, host: str = V4) -> None:
+        self.handlers: dict[str, Handler | bytes] = dict(HANDLERS)
+        self.greeting = b"220 Ready\r\n"
+        self.dialogues: list[Dialogue] = []
+        self._host = host
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.address = Endpoint(host)
+
+    @property
+    def last(self) -> Dialogue:
+        return self.dialogues[-1]
+
+    async def start(self) -> None:
+        family = Endpoint(self._host).family
+        self._sock = socket.create_server((self._host, 0), family=family)
+        self._sock.setblocking(False)
+        self.address = Endpoint.from_sockaddr(self._sock.getsockname())
+        self._accepting = asyncio.create_task(self._accept())
+
+    async def _accept(self) -> None:
+        while True:
+            sock, _ = await asyncio.get_running_loop().sock_accept(self._sock)
+            dialogue = Dialogue(self, Peer(sock))
+            self.dialogues.append(dialogue)
+            task = asyncio.create_task(dialogue.run())
+            self._tasks.add(task)
+
+    async def stop(self) -> None:
+        for task in (self._accepting, *self._tasks):
+            task.cancel()
+        results = await asyncio.gather(self._accepting, *self._tasks, return_exceptions=True)
+        for dialogue in self.dialogues:
+            dialogue.close()
+        self._sock.close()
+        for result in results:
+            if isinstance(result, Exception) and not isinstance(result, asyncio.CancelledError):
+                raise result
+
+
+class FtpClient:
+    """A raw client: sends what it is told to, and reads reply by reply."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = b""
+
+    async def send(self, data: bytes) -> None:
+        await self.peer.send(data)
+
+    async def _line(self) -> bytes:
+        while b"\n" not in self._buffer:
+            data = await self.peer.receive()
+            if not data:
+                raise EOFError(f"the control connection ended after {self._buffer!r}")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line + b"\n"
+
+    async def reply(self) -> bytes:
+        """Return the next reply, all its lines."""
+        lines = [await self._line()]
+        if lines[0][3:4] == b"-":
+            while not lines[-1].startswith(lines[0][:3] + b" "):
+                lines.append(await self._line())
+        return b"".join(lines)
+
+    async def codes(self, count: int) -> list[int]:
+        """Return the codes of the next replies."""
+        return [int((await self.reply())[:3]) for _ in range(count)]
+
+    async def ask(self, command: str | bytes) -> bytes:
+        """Send a command, return the next reply."""
+        line = command.encode() if isinstance(command, str) else command
+        await self.send(line + b"\r\n")
+        return await self.reply()
+
+    async def code(self, command: str | bytes) -> int:
+        return int((await self.ask(command))[:3])
+
+    async def login(self) -> None:
+        assert await self.codes(1) == [220]
+        assert await self.code("USER joe") == 331
+        assert await self.code("PASS secret") == 230
+
+    async def rest(self) -> bytes:
+        """Return everything up to the end of the stream."""
+        return self._buffer + await self.peer.read_all()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing came that has not been read."""
+        try:
+            self._buffer += self.peer.sock.recv(65536)
+        except BlockingIOError:
+            pass
+        return not self._buffer
+
+    def close(self) -> None:
+        self.peer.close()
+
+
+class FtpWorld:
+    """A running firewall in front of a scripted server."""
+
+    def __init__(self, firewall: Firewall, server: FtpServer) -> None:
+        self.firewall = firewall
+        self.server = server
+        self._ends: list[Any] = []
+
+    @property
+    def address(self) -> Endpoint:
+        return self.firewall.listeners["ftp"].address
+
+    @property
+    def permissions(self) -> int:
+        return len(self.firewall.ledger)
+
+    @property
+    def connections(self) -> int:
+        """Connections of all sessions, primary ones included."""
+        return sum(len(session.connections) for session in self.firewall.sessions)
+
+    def add(self, end: Any) -> Any:
+        """Close *end* when the test is over."""
+        self._ends.append(end)
+        return end
+
+    async def connect(self, source: str | None = None) -> FtpClient:
+        """Connect a client; nothing has been read yet."""
+        client: FtpClient = self.add(FtpClient(await Peer.connect(self.address, source)))
+        return client
+
+    async def login(self) -> FtpClient:
+        client = await self.connect()
+        await client.login()
+        return client
+
+    async def open_data(self, address: Endpoint, source: str | None = None) -> Peer:
+        """Connect to a data port."""
+        peer: Peer = self.add(await Peer.connect(address, source))
+        return peer
+
+    async def is_refused(self, address: Endpoint, source: str | None = None) -> bool:
+        """Tell whether a data port lets nobody in: nothing listens, or a reset comes."""
+        try:
+            peer = await self.open_data(address, source)
+        except ConnectionError:
+            return True
+        return await peer.is_cut_off()
+
+    async def passive(self, client: FtpClient, verb: str = "PASV") -> Endpoint:
+        """Ask for a port to connect to."""
+        reply = await client.ask(verb)
+        if verb == "PASV":
+            assert reply.startswith(b"227 "), reply
+            return parse_227(reply[4:])
+        assert reply.startswith(b"229 "), reply
+        return Endpoint(self.address.host, parse_229(reply[4:]))
+
+    async def fetch(self, client: FtpClient, verb: str = "PASV", command: str = "RETR f") -> bytes:
+        """Do a passive transfer and return what came."""
+        data = await self.open_data(await self.passive(client, verb))
+        await client.send(command.encode() + b"\r\n")
+        got = await data.read_all()
+        assert await client.codes(2) == [150, 226]
+        data.close()
+        return got
+
+    async def is_alive(self, client: FtpClient) -> bool:
+        """Tell whether the control connection works and is in step."""
+        return await client.ask("NOOP") == b"200 Noop ok\r\n"
+
+    async def settled(self) -> None:
+        """Wait until there is nothing but control connections, and no permission."""
+        await eventually(lambda: not self.permissions, "a permission was left")
+        await eventually(
+            lambda: self.connections == len(self.firewall.sessions), "a data connection was left"
+        )
+
+    def close_ends(self) -> None:
+        for end in self._ends:
+            end.close()
+
+
+def ftp_config(
+    server: Endpoint | None,
+    host: str = V4,
+    *,
+    kind: ListenerKind = ListenerKind.FORWARD,
+    limits: Limits | None = None,
+    secondary: SecondaryConfig | None = None,
+    rest: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Config:
+    """Return a configuration with one FTP listener; *settings* are the filter's."""
+    upstream = server if kind is ListenerKind.FORWARD else None
+    listener = ListenerConfig("ftp", Endpoint(host), "ftp", kind, upstream, {"ftp": settings})
+    return Config(
+        (listener,),
+        limits=limits or Limits(),
+        secondary=secondary or SecondaryConfig(),
+        **(rest or {}),
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_ftp(
+    client_host: str = V4,
+    server_host: str = V4,
+    *,
+    upstream: Any = None,
+    handlers: dict[str, Handler | bytes] | None = None,
+    greeting: bytes = b"220 Ready\r\n",
+    **settings: Any,
+) -> AsyncIterator[FtpWorld]:
+    """Run a firewall in front of a scripted server; afterwards nothing may be left in it."""
+    server = FtpServer(server_host)
+    server.handlers.update(handlers or {})
+    server.greeting = greeting
+    await server.start()
+    firewall = Firewall(
+        ftp_config(upstream or server.address, client_host, **settings), [FtpFilter]
+    )
+    world = FtpWorld(firewall, server)
+    try:
+        async with firewall:
+            yield world
+            world.close_ends()
+            for dialogue in server.dialogues:
+                dialogue.close_listener()
+            await eventually(lambda: not len(firewall.sessions), "a session was left")
+            await assert_nothing_left(firewall)
+    finally:
+        world.close_ends()
+        await server.stop()
+
+
+def data_port(reply: bytes) -> Endpoint:
+    """Return the address in a 227 reply."""
+    return parse_227(reply[4:])
+
+
+def numbers(text: bytes) -> list[int]:
+    """Return all numbers in *text*."""
+    return [int(number) for number in re.findall(rb"\d+", text)]
+
+
+class Listening(Upstream):
+    """A port where a client or a third party waits for data connections."""
+
+    def __init__(self, host: str = V4) -> None:
+        super().__init__(host)
+        self._peers: list[Peer] = []
+
+    async def accept(self) -> Peer:
+        peer = await super().accept()
+        self._peers.append(peer)
+        return peer
+
+    def close(self) -> None:
+        for peer in self._peers:
+            peer.close()
+        super().close()
+
+    @property
+    def was_called(self) -> bool:
+        """Whether anybody has connected that was not accepted."""
+        try:
+            sock, _ = self.sock.accept()
+        except BlockingIOError:
+            return False
+        sock.close()
+        return True
+
+    @property
+    def port_command(self) -> str:
+        host, (high, low) = self.address.host.replace(".", ","), divmod(self.address.port, 256)
+        return f"PORT {host},{high},{low}"
+
+    @property
+    def eprt_command(self) -> str:
+        family = 1 if self.address.version == 4 else 2
+        return f"EPRT |{family}|{self.address.host}|{self.address.port}|"
