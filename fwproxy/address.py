@@ -32,15 +32,19 @@ class Transport(enum.Enum):
 
 @lru_cache(maxsize=8192)
 def parse_ip(text: str) -> IpAddress:
-    """Return the address that *text* spells.
+    """Return the address that *text* spells; an IPv4-mapped one is the IPv4 address.
+
+    One host must have one address here, or a rule about the one would not hold for the other.
 
     Raises:
         InvalidArgumentError: *text* is not an IPv4 or IPv6 address.
     """
     try:
-        return ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError as error:
         raise InvalidArgumentError(f"{text!r} is not an IP address") from error
+    mapped = None if address.version == 4 else address.ipv4_mapped
+    return mapped or address
 
 
 def is_ip(text: str) -> bool:

@@ -155,7 +155,7 @@ class Limits:
         max_connections_per_session: primary and secondary connections of one session.
         max_permissions_per_session: unused permissions of one session.
         max_peers_per_connection: sources that one UDP permission for many may have at a time.
-        max_line_length: bytes of one line of a text protocol, with its end.
+        max_line_length: bytes of one line of a text protocol, its end not counted.
         max_buffer: bytes waiting in one direction of one connection in user space.
         idle_timeout: a connection without traffic, while its session has no other traffic.
         connect_timeout: connecting to a server or back to a client, name resolution included.

@@ -218,9 +218,13 @@ class Connection:
             raise BadContextError("deny is for the handlers of accepts, binds and connects")
         self._denied = True
 
-    def kill(self) -> None:
-        """End the connection, and the permission behind it, at once. Always succeeds."""
-        self.close("killed", failed=True)
+    def kill(self, reason: str = "killed") -> None:
+        """End the connection, and the permission behind it, at once. Always succeeds.
+
+        Args:
+            reason: why, for log, ledger and the other filters.
+        """
+        self.close(reason, failed=True)
 
     def set_client_address(self, client: Endpoint) -> None:
         """Supply the address that was all zeros when the connection was bound; once only (S05).
@@ -295,10 +299,15 @@ class Connection:
         self.wait(self.session.engine.limits.idle_timeout, self._idle)
         if self._session_filter is not None and not self._notify_established():
             return
-        if isinstance(self._relay, FilterRelay) and self.server_sock is not None:
-            self._relay.attach_server(self.server_sock)
-        else:
+        if self._relay is None:
             self._start_relay()
+        else:
+            self.session.engine.loop.call_soon(self._attach_server)
+
+    def _attach_server(self) -> None:
+        """Let the server be heard, now that the filter which waited for it knows."""
+        if isinstance(self._relay, FilterRelay) and self.server_sock and not self.is_closed:
+            self._relay.attach_server(self.server_sock)
 
     def _notify_established(self) -> bool:
         """Tell the filter that asked for the connection; False when that has ended it."""

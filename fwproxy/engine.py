@@ -14,6 +14,7 @@ from fwproxy.config import Config, Limits
 from fwproxy.datapath.pipes import PipePool
 from fwproxy.datapath.poll import Poller
 from fwproxy.ledger import Ledger
+from fwproxy.log import get_logger
 from fwproxy.policy import Policy
 from fwproxy.ports import PortPool
 from fwproxy.protocol import ProtocolDefinition
@@ -55,7 +56,7 @@ class Engine:
             ports=PortPool(config.secondary.ports),
             resolver=Resolver(config.limits.max_resolutions),
             protocols={protocol.name: protocol for protocol in config.protocols},
-            log=structlog.get_logger("fwproxy"),
+            log=get_logger(),
         )
 
     @property

@@ -146,7 +146,11 @@ class Firewall:
 
     @property
     def sessions(self) -> Sessions:
-        """The sessions that there are; empty when it is not running."""
+        """The sessions that there are.
+
+        Raises:
+            RuntimeError: it is not running.
+        """
         if self._sessions is None:
             raise RuntimeError("the firewall is not running")
         return self._sessions

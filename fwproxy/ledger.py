@@ -28,8 +28,8 @@ class LedgerEntry:
         proxy_address: where the proxy listens.
         target: where it connects to; None for a client address that is not known yet.
         peers: who may come; None is everybody.
-        created: seconds on the loop's clock.
-        expires: the same, or None.
+        age: seconds since it was given.
+        expires_in: seconds until it expires by itself, or None.
         uses: connections made with it.
         refused: connections refused, for coming from elsewhere.
     """
@@ -43,8 +43,8 @@ class LedgerEntry:
     proxy_address: str
     target: str | None
     peers: str | None
-    created: float
-    expires: float | None
+    age: float
+    expires_in: float | None
     uses: int
     refused: int
 
@@ -95,6 +95,7 @@ class FirewallAction:
 
     def entry(self) -> LedgerEntry:
         """Return what the ledger says of it now."""
+        now = self.session.engine.deadlines.now()
         return LedgerEntry(
             id=self.id,
             listener=self.session.listener_name,
@@ -105,8 +106,8 @@ class FirewallAction:
             proxy_address=str(self.proxy_address),
             target=None if self.target is None else str(self.target),
             peers=None if self.peers is None else str(self.peers),
-            created=self.created,
-            expires=self.expires,
+            age=round(now - self.created, 3),
+            expires_in=None if self.expires is None else round(self.expires - now, 3),
             uses=self.uses,
             refused=self.refused,
         )

@@ -35,8 +35,23 @@ _RESET = "\x1b[0m"
 
 
 def get_logger(**context: object) -> FilteringBoundLogger:
-    """Return a logger, with *context* in each of its lines."""
-    return cast(FilteringBoundLogger, structlog.get_logger("fwproxy", **context))
+    """Return a logger, with *context* in each of its lines.
+
+    Where nobody has configured structlog, lines go to the standard library's logger `fwproxy`,
+    which says nothing below a warning until its host wants more.
+    """
+    if structlog.is_configured():
+        return cast(FilteringBoundLogger, structlog.get_logger("fwproxy", **context))
+    logger = structlog.wrap_logger(
+        logging.getLogger("fwproxy"),
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    return cast(FilteringBoundLogger, logger.bind(**context))
 
 
 def configure(config: LogConfig, stream: IO[Any]) -> None:

@@ -101,7 +101,7 @@ class Opening:
         connection = self._connection
         allowed, rule = [], ""
         for server in servers:
-            decision = connection.session.decide(connection.protocol, server.host)
+            decision = connection.session.decide_primary(connection.protocol, server)
             rule = decision.rule
             if decision.allowed:
                 allowed.append(server)
@@ -196,9 +196,9 @@ class Opening:
             if not connection.client_address.is_unspecified and self._dial is None:
                 self.dial_client()
             return
-        connection.establish()
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._waiter.set_result(None)  # wakes the filter before the server is heard
+        connection.establish()
 
     def refuse(self, error: CallError) -> None:
         """Say no to the filter that waits for a server; without one, end the connection."""

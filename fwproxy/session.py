@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fwproxy.address import Endpoint, IpFilter, Transport
+from fwproxy.config import ListenerKind
 from fwproxy.connection import Connection
 from fwproxy.dispatch import BoundFilter
 from fwproxy.engine import Engine
@@ -134,6 +135,20 @@ class Session:
             protocol = self.protocol
         client, user = self.client_address.host, self.authenticated_user
         return self.engine.policy.decide(AccessRequest(protocol, client, server, user))
+
+    def decide_primary(self, protocol: ProtocolDefinition, server: Endpoint) -> Decision:
+        """Ask the policy about a server that may be the client's own choice.
+
+        Where it is, what only the proxy's host can reach is for clients on that host alone: a
+        rule that lets clients go anywhere hardly means the services on its loopback.
+        """
+        if server.port == 0 or server.is_unspecified or server.ip.is_multicast:
+            return Decision(allowed=False, rule="no address to connect to")
+        local = server.ip.is_loopback or server.ip.is_link_local
+        chosen = self._listener.config.kind is not ListenerKind.FORWARD
+        if local and chosen and not self.client_address.ip.is_loopback:
+            return Decision(allowed=False, rule="an address of the proxy's own host")
+        return self.decide(protocol, server.host)
 
     def check_client_addresses(
         self, clients: Sequence[Endpoint], flags: SecondaryFlags = SecondaryFlags.NONE

@@ -114,11 +114,12 @@ class DatagramRelay:
     def _new_peer(self, peer: _Peer) -> socket.socket | None:
         if len(self._far) >= self._max_peers or not self._allowed(peer[0]):
             return None
-        if not self._far and not self._on_first(Endpoint.from_sockaddr(peer)):
-            return None
         try:
             far = self._open_far()
         except OSError:
+            return None
+        if not self._far and not self._on_first(Endpoint.from_sockaddr(peer)):
+            far.close()
             return None
         self._far[peer] = far
         self._peers[far.fileno()] = peer

@@ -96,7 +96,7 @@ class LineFilter(DataFilter):
             if self.connection.is_closed:
                 break
             if isinstance(item, LineError):
-                self.connection.close(f"{item} (from the {way.sender})", failed=True)
+                self.connection.kill(f"{item} (from the {way.sender})")
                 break
             line = item.rstrip(b"\r\n")
             made, end = way.handle(line), item[len(line) :]

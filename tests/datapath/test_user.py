@@ -20,6 +20,7 @@ from fwproxy.datapath.user import FilterRelay
 
 KIB, MIB = 1 << 10, 1 << 20
 BUFFER = 64 * KIB
+NAMES = (b"a", b"b", b"c")
 
 
 @attrs.define
@@ -148,7 +149,7 @@ async def test_a_filter_is_told_its_sides_its_connection_and_its_context():
 
 @pytest.mark.parametrize("kinds", [(Tag, Tag, Tag), (LaterTag,) * 3, (Tag, LaterTag, Tag)])
 async def test_a_chain_works_from_client_to_server_and_back(kinds):
-    async with chain(*(kind(name) for kind, name in zip(kinds, (b"a", b"b", b"c")))) as made:
+    async with chain(*(kind(name) for kind, name in zip(kinds, NAMES, strict=True))) as made:
         await made.client.send(b"x")
         assert await made.server.read(10) == b"c(b(a(x)))"
         await made.server.send(b"y")

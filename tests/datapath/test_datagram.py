@@ -1,0 +1,278 @@
+"""Datagrams from peers at one socket to one target, and replies where they are permitted."""
+
+import asyncio
+import contextlib
+import socket
+
+import attrs
+import pytest
+from rig import HOST, OTHER_HOST, Datagrams, closing, eventually, turns
+from wires import running_poller
+
+from fwproxy.address import Endpoint
+from fwproxy.datapath.datagram import DATAGRAMS_PER_TURN, DatagramRelay
+
+
+@attrs.define
+class Field:
+    """A relay between peers and a target, and what it has asked and said."""
+
+    relay: DatagramRelay
+    target: Datagrams
+    peer: Datagrams
+    other: Datagrams
+    stranger: Datagrams
+    firsts: list
+    ends: list
+
+    @property
+    def address(self):
+        return Endpoint.from_sockaddr(self.relay.sock.getsockname())
+
+    def send(self, data, peer=None):
+        (peer or self.peer).send(data, self.address)
+
+    async def dropped(self, count):
+        await eventually(lambda: self.relay.dropped == count)
+
+
+@contextlib.asynccontextmanager
+async def field(*, replies=True, max_peers=1, from_client=True, welcome=True, open_far=None):
+    async with running_poller() as poller:
+        sock = socket.socket(type=socket.SOCK_DGRAM)
+        sock.settimeout(0)
+        sock.bind((HOST, 0))
+        target, peer, other, stranger = (
+            Datagrams(host) for host in (HOST, HOST, HOST, OTHER_HOST)
+        )
+        firsts, ends = [], []
+
+        def connected():
+            far = socket.socket(type=socket.SOCK_DGRAM)
+            far.settimeout(0)
+            far.connect(target.address.sockaddr)
+            return far
+
+        def on_first(host):
+            firsts.append(host)
+            return welcome
+
+        relay = DatagramRelay(
+            poller,
+            sock,
+            open_far=open_far or connected,
+            allowed=lambda host: host == HOST,
+            replies=replies,
+            max_peers=max_peers,
+            from_client=from_client,
+            on_first=on_first,
+            on_done=lambda *end: ends.append(end),
+        )
+        with closing(target, peer, other, stranger, relay):
+            relay.start()
+            yield Field(relay, target, peer, other, stranger, firsts, ends)
+        assert sock.fileno() == -1
+
+
+async def test_datagrams_go_to_the_target_whole_and_in_order():
+    async with field() as made:
+        sent = [b"one", b"", b"x" * 60_000, b"four"]
+        for data in sent:
+            made.send(data)
+            assert (await made.target.receive())[0] == data
+        assert made.firsts == [made.peer.address]
+        assert made.relay.client_bytes == sum(map(len, sent))
+        assert made.relay.server_bytes == 0
+
+
+async def test_replies_find_their_way_back_where_they_are_permitted():
+    async with field() as made:
+        made.send(b"question")
+        _, sender = await made.target.receive()
+        made.target.send(b"answer", sender)
+        assert await made.peer.receive() == (b"answer", made.address)
+        assert (made.relay.client_bytes, made.relay.server_bytes) == (8, 6)
+
+
+async def test_the_counters_know_who_is_the_client():
+    async with field(from_client=False) as made:
+        made.send(b"question")
+        _, sender = await made.target.receive()
+        made.target.send(b"answer", sender)
+        await made.peer.receive()
+        assert (made.relay.client_bytes, made.relay.server_bytes) == (6, 8)
+
+
+async def test_replies_are_dropped_where_they_are_not_permitted():
+    async with field(replies=False) as made:
+        made.send(b"question")
+        _, sender = await made.target.receive()
+        made.target.send(b"answer", sender)
+        await made.dropped(1)
+        assert made.peer.take() is None
+        assert made.relay.server_bytes == 0
+
+
+async def test_a_single_source_is_the_first_one():
+    async with field() as made:
+        made.send(b"first")
+        assert (await made.target.receive())[0] == b"first"
+        made.send(b"second", made.other)
+        await made.dropped(1)
+        made.send(b"third")
+        assert (await made.target.receive())[0] == b"third"
+        assert made.firsts == [made.peer.address]
+
+
+async def test_many_sources_are_kept_apart_up_to_a_bound():
+    async with field(max_peers=2) as made:
+        senders = {}
+        for peer, data in ((made.peer, b"one"), (made.other, b"two")):
+            made.send(data, peer)
+            found, sender = await made.target.receive()
+            assert found == data
+            senders[sender] = peer
+        assert len(senders) == 2
+        assert made.firsts == [made.peer.address]
+        third = Datagrams()
+        with closing(third):
+            made.send(b"three", third)
+            await made.dropped(1)
+        for sender, peer in senders.items():
+            made.target.send(str(peer.address).encode(), sender)
+            assert (await peer.receive())[0] == str(peer.address).encode()
+
+
+async def test_another_host_is_not_heard_and_takes_no_place():
+    async with field() as made:
+        made.send(b"race", made.stranger)
+        await made.dropped(1)
+        assert not made.firsts
+        made.send(b"mine")
+        assert (await made.target.receive())[0] == b"mine"
+
+
+async def test_only_the_target_may_reply():
+    async with field() as made:
+        made.send(b"question")
+        _, sender = await made.target.receive()
+        made.other.send(b"spoofed", sender)
+        made.target.send(b"answer", sender)
+        assert (await made.peer.receive())[0] == b"answer"
+        assert made.peer.take() is None
+
+
+async def test_a_refused_first_source_leaves_nothing_open():
+    opened = []
+
+    def open_far():
+        opened.append(socket.socket(type=socket.SOCK_DGRAM))
+        return opened[-1]
+
+    async with field(welcome=False, open_far=open_far) as made:
+        made.send(b"x")
+        await made.dropped(1)
+        assert made.firsts == [made.peer.address]
+        assert all(sock.fileno() == -1 for sock in opened)
+
+
+async def test_a_target_that_cannot_be_reached_drops_and_a_first_source_is_told_once():
+    attempts = []
+
+    def open_far():
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise OSError("no descriptor")
+        far = socket.socket(type=socket.SOCK_DGRAM)
+        far.settimeout(0)
+        far.connect(targets[0].address.sockaddr)
+        return far
+
+    targets = []
+    async with field(open_far=open_far) as made:
+        targets.append(made.target)
+        made.send(b"one")
+        made.send(b"two", made.other)
+        await made.dropped(2)
+        made.send(b"three")
+        assert (await made.target.receive())[0] == b"three"
+        assert made.firsts == [made.peer.address]
+
+
+async def test_a_target_that_is_not_there_yet_costs_datagrams_only():
+    """A closed port answers with ICMP, which the kernel reports as an error (udp(7))."""
+    async with field() as made:
+        address = made.target.address
+        made.target.close()
+        for _ in range(3):
+            made.send(b"to nobody")
+            await turns()
+        with socket.socket(type=socket.SOCK_DGRAM) as late:
+            late.bind(address.sockaddr)
+            late.settimeout(0)
+            await turns()
+            made.send(b"to somebody")
+            await eventually(lambda: b"to somebody" in received(late))
+        assert not made.ends
+
+
+def received(sock: socket.socket) -> list[bytes]:
+    found = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(sock.recv(65535))
+    return found
+
+
+async def test_a_peer_that_has_gone_costs_replies_only():
+    async with field(max_peers=2) as made:
+        made.send(b"question")
+        _, sender = await made.target.receive()
+        made.peer.close()
+        for _ in range(3):
+            made.target.send(b"answer", sender)
+            await turns()
+        made.send(b"another", made.other)
+        assert (await made.target.receive())[0] == b"another"
+        assert not made.ends
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+async def test_a_burst_is_carried_in_turns(way):
+    async with field() as made:
+        made.send(b"hello")
+        _, sender = await made.target.receive()
+        count = DATAGRAMS_PER_TURN * 2 + 10
+        for number in range(count):
+            if way == "up":
+                made.send(b"%d" % number)
+            else:
+                made.target.send(b"%d" % number, sender)
+        end = made.target if way == "up" else made.peer
+        assert [(await end.receive())[0] for _ in range(count)] == [b"%d" % n for n in range(count)]
+
+
+async def test_closing_closes_every_socket_and_may_be_repeated():
+    async with field(max_peers=2) as made:
+        made.send(b"one")
+        made.send(b"two", made.other)
+        await made.target.receive()
+        await made.target.receive()
+        made.relay.close(abort=True)
+        made.relay.close()
+        assert not made.ends
+
+
+async def test_a_fault_of_our_own_ends_it_and_is_reported():
+    faults = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: faults.append(context["exception"]))
+
+    def fault():
+        raise ValueError("a fault")
+
+    async with field(open_far=fault) as made:
+        made.send(b"x")
+        await eventually(lambda: made.ends)
+        assert made.ends[0][:2] == ("internal error", True)
+    assert [str(fault) for fault in faults] == ["a fault"]
