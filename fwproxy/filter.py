@@ -119,8 +119,13 @@ class SessionFilter:
 class FilterSocket(Protocol):
     """One of the two sides of a data filter, another filter or a socket: it cannot tell which."""
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, *, urgent: bool = False) -> None:
         """Pass bytes on. Done means that the next filter or a bounded buffer has them.
+
+        Args:
+            data: any number of bytes.
+            urgent: make the last one TCP's urgent byte (Telnet's Synch, RFC 854), if this is a
+                socket with nothing waiting; otherwise it is a byte like any other.
 
         Raises:
             BufferFullError: `limits.max_buffer` would be passed: the filter made far more bytes

@@ -75,11 +75,11 @@ class _End:
         """Whether the peer has ended its stream too, or there is no peer."""
         return self.ended or self.sock is None
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, *, urgent: bool = False) -> None:
         if self._closing or not data:
             return
         if self.sock is not None and not self._waiting:
-            data = self._send_now(data)
+            data = self._send_now(data, socket.MSG_OOB if urgent else 0)
             if not data:
                 return
         if self.size + len(data) > self._relay.max_buffer:
@@ -126,10 +126,10 @@ class _End:
                 self._relay.fail(f"broken: {error.strerror}")
             self._relay.direction_finished()
 
-    def _send_now(self, data: bytes) -> bytes:
+    def _send_now(self, data: bytes, flags: int = 0) -> bytes:
         assert self.sock is not None  # noqa: S101 - both callers have looked
         try:
-            return data[self.sock.send(data) :]
+            return data[self.sock.send(data, flags) :]
         except BlockingIOError:
             return data
         except OSError as error:
@@ -169,7 +169,7 @@ class _Link:
     def pending(self) -> int:
         return self._stage.waiting_size(self._way) + self._relay.sink(self._way).pending
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, *, urgent: bool = False) -> None:  # noqa: ARG002 - no socket
         if data and not self._closing:
             self._stage.deliver(self._way, data)
 

@@ -36,22 +36,25 @@ class Field:
         await eventually(lambda: self.relay.dropped == count)
 
 
+def connected_to(address: Endpoint) -> socket.socket:
+    far = socket.socket(type=socket.SOCK_DGRAM)
+    far.settimeout(0)
+    far.connect(address.sockaddr)
+    return far
+
+
 @contextlib.asynccontextmanager
 async def field(*, replies=True, max_peers=1, from_client=True, welcome=True, open_far=None):
     async with running_poller() as poller:
         sock = socket.socket(type=socket.SOCK_DGRAM)
         sock.settimeout(0)
         sock.bind((HOST, 0))
-        target, peer, other, stranger = (
-            Datagrams(host) for host in (HOST, HOST, HOST, OTHER_HOST)
-        )
+        target, peer, other, stranger = (Datagrams(host) for host in (HOST, HOST, HOST, OTHER_HOST))
         firsts, ends = [], []
+        goal = target.address
 
         def connected():
-            far = socket.socket(type=socket.SOCK_DGRAM)
-            far.settimeout(0)
-            far.connect(target.address.sockaddr)
-            return far
+            return connected_to(goal)
 
         def on_first(host):
             firsts.append(host)
@@ -183,16 +186,12 @@ async def test_a_target_that_cannot_be_reached_drops_and_a_first_source_is_told_
         attempts.append(1)
         if len(attempts) < 3:
             raise OSError("no descriptor")
-        far = socket.socket(type=socket.SOCK_DGRAM)
-        far.settimeout(0)
-        far.connect(targets[0].address.sockaddr)
-        return far
+        return connected_to(goal)
 
-    targets = []
     async with field(open_far=open_far) as made:
-        targets.append(made.target)
-        made.send(b"one")
-        made.send(b"two", made.other)
+        goal = made.target.address
+        made.send(b"one", made.other)
+        made.send(b"two")
         await made.dropped(2)
         made.send(b"three")
         assert (await made.target.receive())[0] == b"three"

@@ -38,8 +38,7 @@ class FakeConnection:
     def is_closed(self) -> bool:
         return self.close_reason is not None
 
-    def close(self, reason: str, *, failed: bool = False) -> None:
-        assert failed
+    def kill(self, reason: str) -> None:
         self.close_reason = reason
 
 
@@ -51,7 +50,7 @@ class Side:
         self.ended = False
         self.pending = 0
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, *, urgent: bool = False) -> None:
         assert not self.ended
         self.data += data
 

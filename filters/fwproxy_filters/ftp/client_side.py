@@ -13,7 +13,7 @@ from fwproxy_filters.ftp.errors import FtpSyntaxError
 from fwproxy_filters.ftp.pending import SETUP_VERBS, Pending
 from fwproxy_filters.ftp.replies import format_reply
 from fwproxy_filters.ftp.setup import DataSetup, Work
-from fwproxy_filters.ftp.telnet import TelnetStripper
+from fwproxy_filters.ftp.telnet import TELNET_SYNCH, TelnetSignal, TelnetStripper
 from fwproxy_filters.ftp.verbs import Kind
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class ClientSide:
     def __init__(self, control: ControlFilter, max_line_length: int) -> None:
         self._control = control
         self._telnet = TelnetStripper()
+        self._signals = TelnetSignal.NONE
         self._reader = LineReader(max_line_length, accept_cr_nul=True)
         self._lines: deque[LineItem] = deque()
         self._waiting = 0
@@ -61,6 +62,7 @@ class ClientSide:
         """Take bytes of the client, and do nothing yet."""
         self._waiting += len(data)
         self._lines.extend(self._reader.feed(self._telnet.feed(data)))
+        self._signals |= self._telnet.take_signals()
         refusals = self._telnet.take_refusals()
         if refusals:
             self._control.tell(refusals)
@@ -143,6 +145,11 @@ class ClientSide:
         if verb == "AUTH":
             self._auth(command)
             return None
+        if verb == "ABOR" and TelnetSignal.SYNCH in self._signals:
+            # Some servers look at their control connection during a transfer only when an
+            # urgent byte comes (RFC 959 section 4.1.3).
+            self._signals = TelnetSignal.NONE
+            self._control.to_server.send(TELNET_SYNCH, urgent=True)
         if verb == "USER":
             command = self._control.owner.user_command(command)
         elif verb in {"QUIT", "REIN"}:

@@ -76,6 +76,8 @@ class DataSetup:
             client = parse_port(argument)
         else:
             client = parse_eprt(argument, (_FAMILY_NUMBER[self._client_version],))
+        if client.version == 6 and client.is_unspecified:  # what lftp says of itself
+            client = self._control.connection.client_address.with_port(client.port)
         return self._guarded(lambda: self._active(command.verb, client))
 
     def _epsv(self, command: Command) -> Work:
@@ -100,8 +102,6 @@ class DataSetup:
         return None
 
     async def _active(self, asked: str, client: Endpoint) -> None:
-        if client.is_unspecified:
-            raise AddressNotAllowedError(f"{client} is no address of a client")
         if self._mode == "passive":
             self._control.owner.session.check_client_addresses([client], self._channels.flags)
             self._ask_server_to_wait(asked, DataChannel(client=client), converted=True)

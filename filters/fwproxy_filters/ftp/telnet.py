@@ -22,6 +22,9 @@ import enum
 MAX_SUBNEGOTIATION = 256
 """Bytes from IAC SB to IAC SE, both included."""
 
+TELNET_SYNCH = b"\xff\xf4\xff\xf2"
+"""IAC IP, IAC DM; the last byte goes as urgent data (RFC 854)."""
+
 _IAC = b"\xff"
 _SUBNEGOTIATION_END = b"\xff\xf0"
 _SE, _DM, _IP, _SB, _WILL, _WONT, _DO, _DONT = 240, 242, 244, 250, 251, 252, 253, 254

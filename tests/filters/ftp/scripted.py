@@ -45,12 +45,13 @@ class FakeSocket:
         self.is_ended = False
         self.is_aborted = False
         self.is_full = False
+        self.urgent: list[bytes] = []
 
     @property
     def pending(self) -> int:
         return 0
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, *, urgent: bool = False) -> None:
         if self.is_full:
             raise BufferFullError("the test says so")
         if not self.is_ended:
@@ -94,7 +95,7 @@ class FakeAction:
             return self.target
         data = FakeData(self.session, self.session.client_address, self.context)
         data.server_address = self.target
-        self.session.hear(ConnectTcp(data, self.target, FTP, True))
+        self.session.hear(ConnectTcp(data, self.target, FTP, is_secondary=True))
         return data
 
 
@@ -124,9 +125,7 @@ class FakeData:
         assert self.server_address is not None
         self.is_established = True
         self.session.open.discard(self)
-        event = EstablishedConnection(
-            self, self.client_address, self.server_address, self.context
-        )
+        event = EstablishedConnection(self, self.client_address, self.server_address, self.context)
         self.session.hear(event)
 
     def close(self, reason: str = "closed", *, failed: bool = False) -> None:
@@ -135,8 +134,8 @@ class FakeData:
             self.session.open.discard(self)
             self.session.hear(ConnectionTerminating(self, reason, failed))
 
-    def kill(self) -> None:
-        self.close("killed", failed=True)
+    def kill(self, reason: str = "killed") -> None:
+        self.close(reason, failed=True)
 
 
 class FakeSession:
@@ -216,7 +215,7 @@ class FakeSession:
     ) -> FakeData:
         await self._called("connect", client_address, server_address)
         data = FakeData(self, client_address, context)
-        self.hear(ConnectTcp(data, server_address, FTP, True))
+        self.hear(ConnectTcp(data, server_address, FTP, is_secondary=True))
         data.server_address = server_address
         return data
 

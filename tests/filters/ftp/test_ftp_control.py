@@ -62,7 +62,7 @@ def test_commands_go_on(said, got):
         b"214-Help\r\n USER PASS\r\n\r\n QUIT\r\n214 End\r\n",
         b"332 Need account\r\n",
         b"150 Opening\r\n226 Done\r\n",
-        b"257 \"/a \"\" b\" is the directory\r\n",
+        b'257 "/a "" b" is the directory\r\n',
         "250 Grüße\r\n".encode(),
         b"250 caf\xe9 \xff\r\n",
         b"631 protected\r\n",
@@ -197,9 +197,7 @@ def test_another_protocol_is_hung_up_on(request_line, log):
         script.server(b"331 too late\r\n")
         assert script.heard() == b""
         assert not script.session.calls
-    assert {line["event"] for line in log if line["log_level"] == "warning"} == {
-        "another protocol"
-    }
+    assert {line["event"] for line in log if line["log_level"] == "warning"} == {"another protocol"}
 
 
 # Lines and replies that must not be.
@@ -258,7 +256,8 @@ def test_unreadable_replies_end_the_connection(reply, log):
 
 
 @pytest.mark.parametrize(
-    "reply", [b"227 (192,0,2,1,200,1)\r\n", b"229 (|||5000|)\r\n", b"227-a\r\n227 (1,2,3,4,5,6)\r\n"]
+    "reply",
+    [b"227 (192,0,2,1,200,1)\r\n", b"229 (|||5000|)\r\n", b"227-a\r\n227 (1,2,3,4,5,6)\r\n"],
 )
 @pytest.mark.parametrize("command", [b"", b"NOOP\r\n", b"RETR f\r\n", b"PWD\r\n"])
 def test_an_address_that_nobody_asked_for_ends_the_connection(command, reply):
@@ -282,11 +281,29 @@ def test_a_reply_cannot_hide_another_in_its_lines():
 # Telnet.
 
 
-def test_interrupt_and_synch_before_abor():
+@pytest.mark.parametrize("lead", [b"\xff\xf4\xff\xf2", b"\xff\xf2", b"\xff\xf4\xff\xf2NOOP\r\n"])
+def test_synch_before_abor_reaches_the_server_as_urgent_data(lead):
+    between = lead.removeprefix(b"\xff\xf4").removeprefix(b"\xff\xf2")
+    data = lead + b"ABOR\r\n"
+    for cut in range(1, len(data)):
+        with Script() as script:
+            script.client(data[:cut], data[cut:])
+            assert script.got() == between + b"\xff\xf4\xff\xf2ABOR\r\n"
+            assert script.server_side.urgent == [b"\xff\xf4\xff\xf2"]
+            assert script.heard() == b""
+
+
+def test_abor_without_synch_is_not_urgent():
     with Script() as script:
-        script.client(b"\xff\xf4", b"\xff", b"\xf2ABOR\r\n")
-        assert script.got() == b"ABOR\r\n"
-        assert script.heard() == b""
+        script.client(b"\xff\xf4ABOR\r\n\xff\xf2NOOP\r\n")
+        assert script.got() == b"ABOR\r\nNOOP\r\n"
+        assert not script.server_side.urgent
+
+
+def test_one_synch_is_for_one_abor():
+    with Script() as script:
+        script.client(b"\xff\xf2ABOR\r\nABOR\r\n")
+        assert script.got() == b"\xff\xf4\xff\xf2ABOR\r\nABOR\r\n"
 
 
 def test_telnet_options_are_refused_and_kept_from_the_server():
@@ -396,7 +413,8 @@ def test_what_follows_auth_too_early_is_bounded():
 
 
 @pytest.mark.parametrize(
-    "said", [b"AUTH TLS\r\nNOOP\r\n", b"AUTH TLS\r\nNO", b"AUTH TLS\r\n\xff", b"NOOP\r\nAUTH TLS\r\n"]
+    "said",
+    [b"AUTH TLS\r\nNOOP\r\n", b"AUTH TLS\r\nNO", b"AUTH TLS\r\n\xff", b"NOOP\r\nAUTH TLS\r\n"],
 )
 def test_auth_must_be_alone(said):
     with Script(tls="opaque") as script:
@@ -634,7 +652,7 @@ def test_a_connection_that_comes_for_a_withdrawn_channel_is_denied():
         channel = script.control.channel
         script.ask(b"PASV", b"500 no\r\n")
         data = FakeData(script.session, script.session.client_address, channel)
-        assert script.session.hear(ConnectTcp(data, SERVER, FTP, True)) is Verdict.DENY
+        assert script.session.hear(ConnectTcp(data, SERVER, FTP, is_secondary=True)) is Verdict.DENY
         established = EstablishedConnection(data, SERVER, SERVER, channel)
         assert script.session.hear(established) is Verdict.DENY
         data.close()
