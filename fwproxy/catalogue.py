@@ -47,7 +47,7 @@ def protocols_of(name: str) -> list[str]:
 def tables(offers: Iterable[Offer]) -> Iterator[RenderableType]:
     """Yield for each filter a heading, and a table of its settings or why it cannot be used."""
     for offer in offers:
-        protocols = ", ".join(protocols_of(offer.name)) or "no protocol"
+        protocols = ", ".join(protocols_of(offer.name)) or "no built-in protocol"
         yield Text.assemble((offer.name, "bold"), f" for {protocols}, from {offer.package}")
         if offer.error:
             yield Text(f"  cannot be used: {offer.error}", "red")

@@ -19,6 +19,7 @@ from fwproxy.config import Config
 from fwproxy.demo import LISTEN, DemoServer, check, demo_config
 from fwproxy.errors import ConfigError, FwproxyError, InvalidArgumentError
 from fwproxy.firewall import Firewall
+from fwproxy.host import open_files_shortage
 from fwproxy.overview import overview, warnings
 from fwproxy.version import __version__
 
@@ -137,7 +138,10 @@ def run(path: Path | None, log_format: str | None, log_level: str | None, loop: 
             _run_demo(LISTEN, log_format, log_level, loop)
         else:
             config = config_file.load(path, registry.check)
-            service.run(_with_log(config, log_format, log_level), loop)
+            config = _with_log(config, log_format, log_level)
+            for shortage in open_files_shortage(config):
+                log.get_logger().warning("too few open files", reason=shortage)
+            service.run(config, loop)
 
 
 @main.command("check", epilog=_CHECK_EPILOG)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import attrs
 
-from fwproxy.address import Destination, Endpoint
-from fwproxy.errors import ConfigError
+from fwproxy.address import Destination, Endpoint, Transport
+from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.policy import ANY_NETWORK, Network, Policy, Relation, Rule
 from fwproxy.problems import Place, no_such
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
@@ -48,6 +48,15 @@ def _at_least(
             raise ConfigError.at((), f"must be at least {least}, not {value}", attribute.name)
 
     return check
+
+
+def _reachable(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    try:
+        address = Endpoint(value)
+    except InvalidArgumentError as error:
+        raise ConfigError.at((), str(error), attribute.name) from None
+    if address.is_unspecified or address.ip.is_multicast:
+        raise ConfigError.at((), f"{value} is no address to connect to", attribute.name)
 
 
 def _kernel_mode(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
@@ -102,6 +111,8 @@ class ListenerConfig:
         upstream: the server, for `forward` only.
         filters: settings that override `[filters.NAME]` for this listener.
         backlog: how many connections the kernel may hold until they are accepted.
+        advertise: the IP address that clients are told as the proxy's, where it is not the one
+            that their connections arrive at (NAT, a container).
     """
 
     name: str
@@ -111,6 +122,9 @@ class ListenerConfig:
     upstream: Destination | None = None
     filters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, converter=_frozen_tables)
     backlog: int = attrs.field(default=1024, validator=_positive)
+    advertise: str | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_reachable)
+    )
 
 
 @attrs.frozen(slots=True)
@@ -212,6 +226,10 @@ def _open_relay(listener: ListenerConfig) -> str:
     )
 
 
+def _other_version(bind: Endpoint) -> str:
+    return f"must be an IPv{bind.version} address: nobody else can come to {bind}"
+
+
 @attrs.frozen(slots=True)
 class Config:
     """Everything that a Firewall needs to know; checked as a whole when it is made.
@@ -234,7 +252,11 @@ class Config:
     log: LogConfig = LogConfig()
 
     def __attrs_post_init__(self) -> None:
-        problems = [*self._listener_problems(), *self._rule_problems()]
+        problems = [
+            *self._listener_problems(),
+            *self._protocol_problems(),
+            *self._rule_problems(),
+        ]
         if problems:
             message = "\n".join(f"{subject}: {problem}" for subject, _, problem in problems)
             raise ConfigError(message, [(place, problem) for _, place, problem in problems])
@@ -251,10 +273,12 @@ class Config:
                 yield subject, ("listeners", number, key), problem
 
     def _misfits(self, listener: ListenerConfig) -> Iterator[tuple[str, str]]:
-        protocols = {protocol.name for protocol in self.protocols}
+        protocols = {protocol.name: protocol for protocol in self.protocols}
         forward = listener.kind is ListenerKind.FORWARD
         if listener.protocol not in protocols:
             yield "protocol", no_such("protocol", listener.protocol, protocols)
+        elif protocols[listener.protocol].transport is Transport.UDP:
+            yield "protocol", "UDP listeners are not supported yet"
         if forward and listener.upstream is None:
             yield "upstream", "a forward listener needs an upstream"
         if not forward and listener.upstream is not None:
@@ -262,6 +286,18 @@ class Config:
         gateway = listener.kind is ListenerKind.GATEWAY
         if gateway and not self.rules and not listener.bind.ip.is_loopback:
             yield "bind", _open_relay(listener)
+        if listener.advertise and Endpoint(listener.advertise).version != listener.bind.version:
+            yield "advertise", _other_version(listener.bind)
+
+    def _protocol_problems(self) -> Iterator[_Problem]:
+        names = [protocol.name for protocol in self.protocols]
+        for n, protocol in enumerate(self.protocols):
+            subject, place = f"protocol {protocol.name!r}", ("protocols", n)
+            if protocol.name in names[:n]:
+                yield subject, (*place, "name"), "another protocol has this name"
+            yield from _unknown(
+                subject, (*place, "secondary"), "protocol", protocol.secondary, names
+            )
 
     def _rule_problems(self) -> Iterator[_Problem]:
         protocols = {protocol.name for protocol in self.protocols}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NewType
@@ -14,7 +15,8 @@ from fwproxy.address import parse_ip, parse_prefix
 from fwproxy.config import Config, ListenerConfig, ListenerKind, PortRange
 from fwproxy.errors import ConfigError
 from fwproxy.policy import Network, NetworkRelation, Relation, Rule
-from fwproxy.problems import describe, shown
+from fwproxy.problems import Place, describe, shown
+from fwproxy.protocol import BUILT_IN, ProtocolDefinition
 from fwproxy.structure import converter, name_keys, one_of, spelled, string, structure
 from fwproxy.toml_lines import line_of, scan
 
@@ -114,7 +116,30 @@ def _listener_kind(value: Any, _: Any) -> ListenerKind:
     return ListenerKind(one_of(value, kinds))
 
 
-def _listener_name(value: Any, _: Any) -> str:
+def _protocols(value: Any, _: Any) -> tuple[ProtocolDefinition, ...]:
+    """Add the file's protocols to the built-in ones; they come first, so that places hold."""
+    own = converter.structure(value, tuple[ProtocolDefinition, ...])
+    built_in = {protocol.name for protocol in BUILT_IN}
+    problems: list[tuple[Place, str]] = [
+        ((number, "name"), f'"{protocol.name}" is built in and cannot be defined anew')
+        for number, protocol in enumerate(own)
+        if protocol.name in built_in
+    ]
+    if problems:
+        raise ConfigError(problems[0][1], problems)
+    return (*own, *BUILT_IN)
+
+
+def _uuid(text: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise ConfigError(
+            f'must be a UUID such as "{uuid.UUID(int=0)}", not {shown(text)}'
+        ) from None
+
+
+def _name(value: Any, _: Any) -> str:
     if not string(value, str):
         raise ConfigError("must not be empty")
     return str(value)
@@ -148,13 +173,14 @@ name_keys(
     Config,
     listeners=override(struct_hook=_listeners),
     networks=override(struct_hook=_networks),
-    protocols=override(omit=True),
+    protocols=override(struct_hook=_protocols),
 )
 name_keys(
     ListenerConfig,
-    name=override(struct_hook=_listener_name),
+    name=override(struct_hook=_name),
     kind=override(struct_hook=_listener_kind),
 )
+name_keys(ProtocolDefinition, name=override(struct_hook=_name))
 name_keys(
     Relation,
     source=override(rename="from"),
@@ -170,3 +196,4 @@ name_keys(
 converter.register_structure_hook(_Prefix, _sound(parse_prefix))
 converter.register_structure_hook(_Address, _sound(parse_ip))
 converter.register_structure_hook(PortRange, spelled(_ports))
+converter.register_structure_hook(uuid.UUID, spelled(_uuid))

@@ -15,7 +15,12 @@ from fwproxy.datapath.base import Relay, close_socket
 from fwproxy.datapath.splice import SpliceRelay
 from fwproxy.datapath.user import FilterRelay
 from fwproxy.dispatch import dispatch
-from fwproxy.errors import BadContextError, InvalidArgumentError, TerminatingError
+from fwproxy.errors import (
+    BadContextError,
+    InvalidArgumentError,
+    NotSupportedError,
+    TerminatingError,
+)
 from fwproxy.events import (
     AcceptedConnection,
     BindTcp,
@@ -27,7 +32,7 @@ from fwproxy.events import (
     UdpDestination,
 )
 from fwproxy.filter import DataFilter, Priority, SessionFilter
-from fwproxy.flags import ConnectionFlags, Verdict
+from fwproxy.flags import ConnectionFlags, SecondaryFlags, Verdict
 from fwproxy.ledger import FirewallAction
 from fwproxy.opening import Opening
 from fwproxy.protocol import ProtocolDefinition
@@ -69,10 +74,10 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_data_filters", "_deadline", "_denied", "_flags", "_handling",
-        "_ip_filter", "_is_secondary", "_path_reason", "_relay", "_session_filter", "_tasks",
-        "client_address", "client_sock", "close_reason", "context", "id", "opening", "permission",
-        "protocol", "proxy_address",
-        "server_address", "server_sock", "session", "started", "state", "transport",
+        "_ip_filter", "_is_secondary", "_path_reason", "_relay", "_secondary_flags",
+        "_session_filter", "_tasks", "client_address", "client_sock", "close_reason", "context",
+        "id", "opening", "permission", "protocol", "proxy_address", "server_address",
+        "server_sock", "session", "started", "state", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +89,7 @@ class Connection:
         flags: ConnectionFlags = ConnectionFlags.NONE,
         source: Endpoint | None = None,
         ip_filter: IpFilter | None = None,
+        secondary_flags: SecondaryFlags = SecondaryFlags.NONE,
         session_filter: SessionFilter | None = None,
         context: object = None,
     ) -> None:
@@ -106,6 +112,7 @@ class Connection:
         self._flags = flags
         self._is_secondary = ConnectionFlags.SECONDARY in flags
         self._ip_filter = ip_filter
+        self._secondary_flags = secondary_flags
         self._session_filter = session_filter
         self._relay: Relay | None = None
         self._path_reason: str | None = None
@@ -137,8 +144,10 @@ class Connection:
         return self._ip_filter
 
     def set_ip_filter(self, ip_filter: IpFilter | None) -> None:
-        """Restrict the remote end; None lifts the restriction."""
+        """Restrict the remote end; None lifts the restriction. For those who come from now on."""
         self._ip_filter = ip_filter
+        if self.permission is not None and self.proxy_address is not None:
+            self.permission.peers = ip_filter
 
     @property
     def data_path(self) -> str:
@@ -196,12 +205,15 @@ class Connection:
         Raises:
             BadContextError: not inside the handler of AcceptedConnection, BindUdp, ConnectTcp
                 or UdpDestination for this connection, or bytes flow already.
+            NotSupportedError: the connection carries datagrams.
         """
         if self._handling not in _MAY_ATTACH or self._relay is not None:
             raise BadContextError(
                 "a data filter is attached inside the handler of AcceptedConnection, BindUdp, "
                 "ConnectTcp or UdpDestination, before bytes flow"
             )
+        if self.transport is Transport.UDP:
+            raise NotSupportedError("data filters do not see datagrams yet")
         filters = self._data_filters or []
         filters.append((priority, data_filter, context))
         filters.sort(key=lambda entry: entry[0])
@@ -230,17 +242,21 @@ class Connection:
         """Supply the address that was all zeros when the connection was bound; once only (S05).
 
         Raises:
-            InvalidArgumentError: it is known already.
+            InvalidArgumentError: it is known already, or the new one is all zeros too.
             AddressNotAllowedError: the session's client may not name this address.
             TerminatingError: the connection has ended.
         """
-        if self.opening is None or self.is_closed:
+        if self.is_closed:
             raise TerminatingError("the connection has ended")
         if not self.client_address.is_unspecified:
             raise InvalidArgumentError(f"the client address is known: {self.client_address}")
-        self.session.check_client_addresses([client])
+        if client.is_unspecified:
+            raise InvalidArgumentError("an address other than all zeros is needed")
+        self.session.check_client_addresses([client], self._secondary_flags)
         self.client_address = client
-        if self.server_sock is not None and self.client_sock is None:
+        if self.permission is not None:
+            self.permission.target = client
+        if self.opening is not None and self.server_sock is not None:
             self.opening.dial_client()
 
     async def connect(self, server: Destination) -> None:
@@ -396,13 +412,14 @@ class Connection:
         """Hear that the relay has ended by itself."""
         self.close(reason, failed=broken, error=error)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something that ends with the connection."""
         task = self.session.engine.loop.create_task(work)
         if self._tasks is None:
             self._tasks = set()
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
+        return task
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         if self._tasks is not None:
@@ -456,7 +473,9 @@ class Connection:
         if self.permission is not None and self.proxy_address is not None:
             self.permission.cancel(reason)  # the bound one goes; others may share theirs
         if self.session.session_filters:
-            dispatch(self.session, ConnectionTerminating(self, reason, failed))
+            heard = dispatch(self.session, ConnectionTerminating(self, reason, failed))
+            if not isinstance(heard, Verdict):
+                self.session.hear_out(heard)
         self._log_end(error)
         self._data_filters = None
         self._session_filter = None

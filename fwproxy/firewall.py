@@ -194,14 +194,16 @@ class Firewall:
         for listener in self.listeners.values():
             listener.stop()
         grace = engine.limits.stop_timeout if timeout is None else timeout
-        if grace > 0 and len(sessions):
-            engine.log.info("stopping", sessions=len(sessions), grace=grace)
-            if not await sessions.wind_down(grace):
-                engine.log.warning("sessions ended by the stop", sessions=len(sessions))
-        sessions.end_all("the proxy is stopped")
-        if self._engine is engine:
-            self._shut_down(engine)
-            await asyncio.sleep(0)  # let cancelled tasks end
+        try:
+            if grace > 0 and len(sessions):
+                engine.log.info("stopping", sessions=len(sessions), grace=grace)
+                if not await sessions.wind_down(grace):
+                    engine.log.warning("sessions ended by the stop", sessions=len(sessions))
+        finally:  # also when nobody wants to wait any more
+            sessions.end_all("the proxy is stopped")
+            if self._engine is engine:
+                self._shut_down(engine)
+        await asyncio.sleep(0)  # let cancelled tasks end
 
     def _shut_down(self, engine: Engine) -> None:
         self._engine = None

@@ -43,19 +43,24 @@ def facts() -> Iterator[tuple[str, str]]:
         yield "pipes", f"{largest} bytes for one, {total}" + (" (root: no bound)" * _is_root())
 
 
-def shortcomings(config: Config) -> Iterator[str]:
-    """Say what *config* asks for and this host does not grant."""
+def open_files_shortage(config: Config) -> Iterator[str]:
+    """Say so if the limit on open files is too low for all sessions that *config* admits."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     wanted = (
         config.limits.max_sessions * _DESCRIPTORS_PER_SESSION
         + config.datapath.max_pipes * 2
         + _SPARE_DESCRIPTORS
     )
-    if hard < wanted:
+    if 0 <= hard < wanted:
         yield (
             f"max_sessions = {config.limits.max_sessions} with a data connection each needs about "
             f"{wanted} open files, and the limit is {hard}"
         )
+
+
+def shortcomings(config: Config) -> Iterator[str]:
+    """Say what *config* asks for and this host does not grant."""
+    yield from open_files_shortage(config)
     largest = _pipe_limit("pipe-max-size")
     if largest is not None and config.datapath.pipe_size > largest and not _is_root():
         yield (

@@ -11,7 +11,13 @@ from fwproxy.connection import Connection, ConnectionState
 from fwproxy.datapath.base import close_socket
 from fwproxy.datapath.datagram import DatagramRelay
 from fwproxy.dispatch import dispatch
-from fwproxy.errors import BadContextError, InvalidArgumentError, PolicyRulesDeniedError
+from fwproxy.errors import (
+    BadContextError,
+    InvalidArgumentError,
+    NotSupportedError,
+    PolicyRulesDeniedError,
+    TerminatingError,
+)
 from fwproxy.events import BindTcp, BindUdp, Listen
 from fwproxy.flags import SecondaryFlags, Verdict
 from fwproxy.secondary import (
@@ -81,6 +87,10 @@ async def _announce(
         connection.handling(None)
         if verdict is Verdict.DENY or connection.is_denied:
             raise PolicyRulesDeniedError("the bind was denied by a filter")
+        if verdict is Verdict.EMULATE:
+            raise NotSupportedError("no filter can play the other side of a bind yet")
+        if connection.is_closed:
+            raise TerminatingError("the connection was killed while it was being bound")
         if call.is_tcp:
             heard = dispatch(session, Listen(connection, proxy_address, backlog), caller)
             if isinstance(heard, Awaitable):
@@ -100,17 +110,19 @@ async def bind_for_client(
     call.check_policy(_server_host(session))
     address = proxy_address or _external_address(session)
     connections = [call.connection(client) for client in clients]
+    sockets: list[socket.socket] = []
+    bind = _bind_tcp if call.is_tcp else _bind_udp
     try:
         await _announce(call, connections, address, backlog)
         session.check_room(count, 0)  # other calls may have come in between
         sockets = call.allocate(address, count, backlog)
+        for connection, sock in zip(connections, sockets, strict=True):
+            bind(call, connection, sock)
     except BaseException:
         for connection in connections:
             connection.close("not bound", failed=True)
+        call.give_back(sockets)
         raise
-    bind = _bind_tcp if call.is_tcp else _bind_udp
-    for connection, sock in zip(connections, sockets, strict=True):
-        bind(call, connection, sock)
     return connections
 
 
@@ -132,10 +144,13 @@ def _bind_tcp(call: SecondaryCall, connection: Connection, sock: socket.socket) 
         if connection.state is ConnectionState.BOUND and reason != USED:
             connection.close(reason, failed=True)
 
-    client = connection.client_address
-    target = None if client.is_unspecified else client
-    port.action = call.permit(port.address, target, call.ip_filter, close)
+    port.action = call.permit(port.address, _known_client(connection), call.ip_filter, close)
     connection.bind(port.address, port.action)
+
+
+def _known_client(connection: Connection) -> Endpoint | None:
+    client = connection.client_address
+    return None if client.is_unspecified else client
 
 
 def _bind_udp(call: SecondaryCall, connection: Connection, sock: socket.socket) -> None:
@@ -161,4 +176,4 @@ def _bind_udp(call: SecondaryCall, connection: Connection, sock: socket.socket) 
         on_first=lambda server: connection.first_datagram(server, None),
         on_done=connection.relay_done,
     )
-    carry_datagrams(call, connection, relay, address, connection.client_address, call.ip_filter)
+    carry_datagrams(call, connection, relay, address, _known_client(connection), call.ip_filter)

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 from fwproxy.address import Destination, Endpoint, HostName
 from fwproxy.datapath.dial import Dial
 from fwproxy.dispatch import dispatch
-from fwproxy.errors import CallError, NoServerReplyError, PolicyRulesDeniedError, TerminatingError
+from fwproxy.errors import (
+    CallError,
+    NoServerReplyError,
+    NotSupportedError,
+    PolicyRulesDeniedError,
+    TerminatingError,
+)
 from fwproxy.events import AcceptedConnection, ConnectTcp, Event
 from fwproxy.flags import Verdict
 
@@ -29,13 +35,14 @@ class Opening:
         source: the address to leave from towards the server (S36); None is any.
     """
 
-    __slots__ = ("_connection", "_dial", "_source", "_waiter")
+    __slots__ = ("_connection", "_dial", "_source", "_waiter", "_work")
 
     def __init__(self, connection: Connection, source: Endpoint | None) -> None:
         self._connection = connection
         self._source = source
         self._dial: Dial | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._work: asyncio.Task[None] | None = None
 
     def accept_client(self, sock: socket.socket, client: Endpoint) -> None:
         """Take the socket that the client has opened."""
@@ -70,7 +77,7 @@ class Opening:
             lambda: self.refuse(NoServerReplyError(f"connecting to {server} took too long")),
         )
         if isinstance(server, HostName):
-            connection.spawn(self._resolve(server))
+            self._work = connection.spawn(self._resolve(server))
         else:
             self._request([server])
 
@@ -80,6 +87,10 @@ class Opening:
         try:
             self.request(server)
             await self._waiter
+        except asyncio.CancelledError:
+            if self._connection.opening is self:  # neither connected nor closed meanwhile
+                self._start_over()
+            raise
         finally:
             self._waiter = None
 
@@ -122,7 +133,7 @@ class Opening:
         if isinstance(answer, Verdict):
             self._conclude(answer, proceed)
         else:
-            connection.spawn(self._conclude_later(answer, proceed))
+            self._work = connection.spawn(self._conclude_later(answer, proceed))
 
     async def _conclude_later(
         self, answer: Awaitable[Verdict], proceed: Callable[[], None]
@@ -135,6 +146,8 @@ class Opening:
             return
         if verdict is Verdict.DENY or self._connection.is_denied:
             self.refuse(PolicyRulesDeniedError("denied by a filter"))
+        elif verdict is Verdict.EMULATE:
+            self.refuse(NotSupportedError("no filter can play the server yet"))
         else:
             proceed()
 
@@ -205,11 +218,15 @@ class Opening:
         if self._waiter is None:
             self._connection.close(str(error), failed=True)
             return
-        self._cancel_dial()
-        self._connection.server_address = None
-        self._wait_for_name()
+        self._start_over()
         if not self._waiter.done():
             self._waiter.set_exception(error)
+
+    def _start_over(self) -> None:
+        """Be as before the server was named."""
+        self._stop()
+        self._connection.server_address = None
+        self._wait_for_name()
 
     def _wait_for_name(self) -> None:
         self._connection.wait(
@@ -219,14 +236,17 @@ class Opening:
 
     def cancel(self) -> None:
         """Give up whatever is under way: the connection has ended."""
-        self._cancel_dial()
+        self._stop()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(TerminatingError("the connection has ended"))
 
-    def _cancel_dial(self) -> None:
+    def _stop(self) -> None:
         if self._dial is not None:
             self._dial.cancel()
             self._dial = None
+        work, self._work = self._work, None
+        if work is not None and work is not asyncio.current_task():
+            work.cancel()
 
 
 def _unreachable(target: Endpoint, error: OSError | None) -> NoServerReplyError:

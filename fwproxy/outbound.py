@@ -63,12 +63,18 @@ async def redirect_connections(
     if internal is None:
         raise BadContextError("the session's client has no primary connection")
     sockets = call.allocate(Endpoint(internal), count, session.engine.config.secondary.backlog)
-    actions = [
-        _redirect_udp(call, sock, target)
-        if isinstance(target, Endpoint) and not call.is_tcp
-        else _redirect_tcp(call, sock, target)
-        for sock, target in zip(sockets, targets, strict=True)
-    ]
+    actions: list[FirewallAction] = []
+    try:
+        for sock, target in zip(sockets, targets, strict=True):
+            if isinstance(target, Endpoint) and not call.is_tcp:
+                actions.append(_redirect_udp(call, sock, target))
+            else:
+                actions.append(_redirect_tcp(call, sock, target))
+    except BaseException:
+        for action in actions:
+            action.cancel("not redirected")
+        call.give_back(sockets)
+        raise
     advertised = Endpoint(session.advertised_host or internal, actions[0].proxy_address.port)
     return Redirection(advertised, tuple(actions))
 

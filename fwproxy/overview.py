@@ -11,11 +11,14 @@ from fwproxy.config import Config, ListenerConfig
 from fwproxy.host import facts, shortcomings
 from fwproxy.policy import Rule
 from fwproxy.problems import shown
+from fwproxy.protocol import BUILT_IN, ProtocolDefinition
 
 
 def overview(config: Config) -> Iterator[str]:
     """Yield the lines of a summary: what is configured, and what this host can do."""
     yield from _section("listeners", (_listener(each) for each in config.listeners))
+    own = (each for each in config.protocols if each not in BUILT_IN)
+    yield from _section("protocols, besides the built-in ones", map(_protocol, own))
     yield from _section(
         "networks",
         (f"{n.name}: {_list(n.prefixes)}; own: {_list(n.addresses)}" for n in config.networks),
@@ -36,8 +39,9 @@ def warnings(config: Config) -> Iterator[str]:
         yield "there are networks but no rules, so that everything is denied"
     elif config.rules and not any(rule.allow for rule in config.rules):
         yield "no rule allows anything, so that everything is denied"
-    if len(config.networks) > 1 and not config.relations:
-        yield "there are networks but no relations, so that nothing passes from one to another"
+    unused = list(_without_effect(config))
+    if unused:
+        yield f"without effect in this version: {'; '.join(unused)}"
     yield from _unused_settings(config)
     yield from _pool(config)
     yield from shortcomings(config)
@@ -57,7 +61,18 @@ def _list(names: Iterable[str]) -> str:
 def _listener(listener: ListenerConfig) -> str:
     target = f" to {listener.upstream}" if listener.upstream else ""
     kind = listener.kind.value
-    return f"{listener.name}: {kind}, {listener.protocol}, on {listener.bind}{target}"
+    advertised = f", as {listener.advertise}" if listener.advertise else ""
+    return f"{listener.name}: {kind}, {listener.protocol}, on {listener.bind}{advertised}{target}"
+
+
+def _protocol(protocol: ProtocolDefinition) -> str:
+    parts = [f"{protocol.name}: {protocol.transport.value}"]
+    if protocol.ports:
+        parts.append(f"ports {_list(map(str, protocol.ports))}")
+    if protocol.secondary:
+        parts.append(f"secondary {_list(protocol.secondary)}")
+    parts.append(f"filters {_list(protocol.filters)}")
+    return "; ".join(parts)
 
 
 def _rule(number: int, rule: Rule) -> str:
@@ -79,6 +94,21 @@ def _differences(section: Any, *, everything: bool = False) -> Iterator[str]:
             yield f"{attribute.name} = {shown(value)}"
         elif value != attribute.default:
             yield f"{attribute.name} = {shown(value)} (default {shown(attribute.default)})"
+
+
+def _without_effect(config: Config) -> Iterator[str]:
+    """Name the keys that are there for later."""
+    if config.relations:
+        yield "[[relations]] (the rules say who may talk to whom)"
+    networks = [f"[networks.{network.name}]" for network in config.networks if network.addresses]
+    if networks:
+        yield f"addresses of {', '.join(networks)}"
+    rules = [rule.name or str(n) for n, rule in enumerate(config.rules, 1) if rule.users]
+    if rules:
+        yield (
+            f"[[rules]] {', '.join(rules)} (no listener authenticates, so that rules with users "
+            "never match)"
+        )
 
 
 def _unused_settings(config: Config) -> Iterator[str]:

@@ -7,6 +7,7 @@ import uuid
 import attrs
 
 from fwproxy.address import Transport
+from fwproxy.errors import InvalidArgumentError
 
 _NAMESPACE = uuid.UUID("6c1b2c44-6f5e-5a0e-9a3c-0d6b5f2f7c11")
 
@@ -14,6 +15,12 @@ _NAMESPACE = uuid.UUID("6c1b2c44-6f5e-5a0e-9a3c-0d6b5f2f7c11")
 def protocol_id(name: str) -> uuid.UUID:
     """Return the identity of a protocol that has no better one: the same name, the same id."""
     return uuid.uuid5(_NAMESPACE, name)
+
+
+def _check_ports(_: object, __: object, ports: tuple[int, ...]) -> None:
+    for port in ports:
+        if not 1 <= port <= 65535:
+            raise InvalidArgumentError(f"port {port} is outside 1-65535")
 
 
 @attrs.frozen(slots=True)
@@ -27,11 +34,14 @@ class ProtocolDefinition:
         secondary: names of the protocols of its secondary connections.
         filters: names of the filters that read its primary connections, in call order.
         id: its identity; made from the name unless given.
+
+    Raises:
+        InvalidArgumentError: a port is outside 1-65535.
     """
 
     name: str
     transport: Transport = Transport.TCP
-    ports: tuple[int, ...] = ()
+    ports: tuple[int, ...] = attrs.field(default=(), validator=_check_ports)
     secondary: tuple[str, ...] = ()
     filters: tuple[str, ...] = ()
     id: uuid.UUID = attrs.field(

@@ -15,6 +15,7 @@ from fwproxy.config import Config
 from fwproxy.errors import ConfigError
 from fwproxy.filter import Filter
 from fwproxy.problems import Place, Problem, describe, no_such
+from fwproxy.protocol import BUILT_IN
 from fwproxy.structure import structure
 
 GROUP = "fwproxy.filters"
@@ -104,12 +105,15 @@ def check(config: Config) -> None:
 
 def _problems(config: Config) -> Iterator[Problem]:
     protocols = {protocol.name: protocol for protocol in config.protocols}
-    for number, listener in enumerate(config.listeners):
-        for name in protocols[listener.protocol].filters:
-            yield from _trouble(name, (), at=("listeners", number, "protocol"))
+    broken = set()
+    for place, name in _named(config):
+        troubles = list(_trouble(name, (), place))
+        yield from troubles
+        broken.update([name] if troubles else [])
+    used = {name for each in config.listeners for name in protocols[each.protocol].filters}
     sound = set()
-    for name, table in config.filters.items():
-        troubles = list(_trouble(name, (table,), at=("filters", name)))
+    for name in dict.fromkeys([*config.filters, *sorted(used - broken)]):
+        troubles = list(_trouble(name, (config.filters.get(name, {}),), at=("filters", name)))
         yield from troubles
         sound.update([] if troubles else [name])
     for number, listener in enumerate(config.listeners):
@@ -124,8 +128,20 @@ def _problems(config: Config) -> Iterator[Problem]:
                         protocols[listener.protocol].filters,
                     ),
                 )
-            elif name in sound or name not in config.filters:
+            elif name in sound:
                 yield from _trouble(name, (config.filters.get(name, {}), table), place)
+
+
+def _named(config: Config) -> Iterator[tuple[Place, str]]:
+    """Yield the filters that protocols name; those of a built-in one count where it is used."""
+    protocols = {protocol.name: protocol for protocol in config.protocols}
+    for number, protocol in enumerate(config.protocols):
+        for item, name in enumerate(() if protocol in BUILT_IN else protocol.filters):
+            yield ("protocols", number, "filters", item), name
+    for number, listener in enumerate(config.listeners):
+        used = protocols[listener.protocol]
+        for name in used.filters if used in BUILT_IN else ():
+            yield ("listeners", number, "protocol"), name
 
 
 def _trouble(name: str, layers: tuple[Mapping[str, Any], ...], at: Place) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import attrs
@@ -78,6 +78,7 @@ class SecondaryCall:
             flags=ConnectionFlags.SECONDARY,
             source=self.source,
             ip_filter=self.ip_filter,
+            secondary_flags=self.flags,
             session_filter=self.session_filter,
             context=self.context,
         )
@@ -94,6 +95,14 @@ class SecondaryCall:
         """Bind consecutive ports (`PortPool.allocate`)."""
         ports = self.session.engine.ports
         return ports.allocate(address, self.protocol.transport, count, backlog)
+
+    def give_back(self, sockets: Iterable[socket.socket]) -> None:
+        """Close those of the allocated ports that no permission has closed."""
+        for sock in sockets:
+            if sock.fileno() >= 0:
+                address = Endpoint.from_sockaddr(sock.getsockname())
+                sock.close()
+                self.session.engine.ports.release(address, self.protocol.transport)
 
     def permit(
         self,
@@ -241,16 +250,26 @@ def carry_datagrams(
     connection: Connection,
     relay: DatagramRelay,
     address: Endpoint,
-    target: Endpoint,
+    target: Endpoint | None,
     peers: IpFilter | None,
 ) -> FirewallAction:
     """Enter a UDP permission and let its datagrams flow."""
     if SecondaryFlags.INCREASE_RECEIVE_BUFFER in call.flags:
-        relay.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        _increase_receive_buffer(relay.sock)
     action = call.permit(address, target, peers, connection.close)
     connection.bind(address, action)
-    connection.carry_datagrams(relay, call.timeout)
+    try:
+        connection.carry_datagrams(relay, call.timeout)
+    except BaseException:
+        connection.close("not bound", failed=True)
+        raise
     return action
+
+
+def _increase_receive_buffer(sock: socket.socket) -> None:
+    """Make it 64 KiB, or leave it as it is where the system's default is more (S22)."""
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 2 * _RECEIVE_BUFFER:  # socket(7)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
 
 def connected_udp(target: Endpoint, source: Endpoint | None) -> socket.socket:

@@ -29,8 +29,6 @@ COLLECT_AFTER = 10_000
 _REPORT_EVERY = 5.0
 """Seconds between two log lines that say how many sessions are left."""
 
-_log = get_logger()
-
 
 def run(
     config: Config, loop: str = "uvloop", started: Callable[[Firewall], object] = lambda _: None
@@ -55,7 +53,7 @@ def run(
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        _log.debug("starting", version=__version__, loop=loop, open_files=open_files)
+        get_logger().debug("starting", version=__version__, loop=loop, open_files=open_files)
         runner.run(_serve(config, started))
 
 
@@ -64,7 +62,7 @@ async def _serve(config: Config, started: Callable[[Firewall], object]) -> None:
         firewall = Firewall(config)
         await firewall.start()
         try:
-            _log.info("started", version=__version__, pid=os.getpid())
+            get_logger().info("started", version=__version__, pid=os.getpid())
             started(firewall)
             await asked.wait()
         finally:
@@ -98,9 +96,9 @@ async def _stop(firewall: Firewall, insisted: asyncio.Event) -> None:
             {graceful, insist}, timeout=_REPORT_EVERY, return_when=asyncio.FIRST_COMPLETED
         )
         if not graceful.done() and not insist.done():
-            _log.info("waiting for sessions to end", sessions=len(firewall.sessions))
+            get_logger().info("waiting for sessions to end", sessions=len(firewall.sessions))
     if not graceful.done():
-        _log.warning("closing all sessions at once", sessions=len(firewall.sessions))
+        get_logger().warning("closing all sessions at once", sessions=len(firewall.sessions))
         await firewall.stop(0)
     insist.cancel()
     await graceful

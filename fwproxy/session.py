@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fwproxy.address import Endpoint, IpFilter, Transport
@@ -17,7 +18,7 @@ from fwproxy.errors import (
     TerminatingError,
 )
 from fwproxy.filter import SessionFilter
-from fwproxy.flags import SecondaryFlags, SessionFlags
+from fwproxy.flags import SecondaryFlags, SessionFlags, Verdict
 from fwproxy.inbound import bind_for_client
 from fwproxy.ledger import FirewallAction
 from fwproxy.outbound import Redirection, connect_for_client, redirect_connections
@@ -43,9 +44,9 @@ class Session:
     """
 
     __slots__ = (
-        "__weakref__", "_listener", "_on_end", "advertised_host", "authenticated_user",
-        "bound_filters", "client_address", "connections", "end_reason", "engine", "id",
-        "permissions", "primary", "protocol", "session_filters",
+        "__weakref__", "_hearings", "_listener", "_on_end", "advertised_host",
+        "authenticated_user", "bound_filters", "client_address", "connections", "end_reason",
+        "engine", "id", "permissions", "primary", "protocol", "session_filters",
     )  # fmt: skip
 
     def __init__(
@@ -61,14 +62,15 @@ class Session:
         self._on_end = on_end
         self.protocol: ProtocolDefinition = listener.protocol
         self.bound_filters: tuple[BoundFilter, ...] = listener.bound_filters
-        self.client_address = client
+        self.client_address = client.with_port(0)
         self.authenticated_user: str | None = None
-        self.advertised_host: str | None = None
+        self.advertised_host: str | None = listener.config.advertise
         self.primary: Connection | None = None
         self.connections: set[Connection] = set()
         self.permissions: set[FirewallAction] = set()
         self.session_filters: dict[str, SessionFilter | None] = {}
         self.end_reason: str | None = None
+        self._hearings: set[asyncio.Future[Verdict]] | None = None
 
     def __repr__(self) -> str:
         return f"<Session {self.id} {self.client_address.host}>"
@@ -315,6 +317,20 @@ class Session:
         if self.end_reason is not None and not self.connections:
             self._finish()
 
+    def hear_out(self, answer: Awaitable[Verdict]) -> None:
+        """Let the filters take their leave of a connection; the session does not end before."""
+        hearing = asyncio.ensure_future(answer)
+        if self._hearings is None:
+            self._hearings = set()
+        self._hearings.add(hearing)
+        hearing.add_done_callback(self._heard)
+
+    def _heard(self, hearing: asyncio.Future[Verdict]) -> None:
+        if self._hearings is not None:
+            self._hearings.discard(hearing)
+        if self.end_reason is not None and not self.connections:
+            self._finish()
+
     def end(self, reason: str, *, at_once: bool = False) -> None:
         """Withdraw every permission and end every connection.
 
@@ -331,11 +347,15 @@ class Session:
                 connection.close(reason, failed=at_once)
             else:
                 connection.drain(drain)
+        if at_once and self._hearings:
+            for hearing in self._hearings:
+                hearing.cancel()
+            self._hearings = None
         if not self.connections:
             self._finish()
 
     def _finish(self) -> None:
-        if self.primary is None:
+        if self.primary is None or self._hearings:
             return
         self.primary = None
         for session_filter in self.session_filters.values():

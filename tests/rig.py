@@ -431,10 +431,10 @@ async def open_world(
 
 
 @contextlib.contextmanager
-def closing(*things: Any) -> Iterator[None]:
-    """Close sockets and the like at the end."""
+def closing(*things: Any) -> Iterator[Any]:
+    """Close sockets and the like at the end; the value is the thing, or all of several."""
     try:
-        yield
+        yield things[0] if len(things) == 1 else things
     finally:
         for thing in things:
             thing.close()

@@ -5,10 +5,19 @@ import math
 import attrs
 import pytest
 
-from fwproxy import Config, Endpoint, HostName, ListenerConfig, ListenerKind
+from fwproxy import (
+    Config,
+    Endpoint,
+    HostName,
+    ListenerConfig,
+    ListenerKind,
+    ProtocolDefinition,
+    Transport,
+)
 from fwproxy.config import DatapathConfig, Limits, PortRange, SecondaryConfig
-from fwproxy.errors import ConfigError
+from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.policy import Network, NetworkRelation, Relation, Rule
+from fwproxy.protocol import BUILT_IN
 
 HERE, THERE = Endpoint("127.0.0.1", 2121), Endpoint("127.0.0.1", 2100)
 FORWARD = ListenerConfig("ftp", HERE, "ftp", upstream=THERE)
@@ -28,6 +37,12 @@ def test_a_listener_with_an_upstream_is_enough():
         ([attrs.evolve(FORWARD, kind=ListenerKind.GATEWAY)], "upstream", "has no upstream"),
         ([attrs.evolve(FORWARD, kind=ListenerKind.REDIRECT)], "upstream", "has no upstream"),
         ([attrs.evolve(FORWARD, protocol="ftq")], "protocol", "ftp"),
+        (
+            [attrs.evolve(FORWARD, protocol="udp")],
+            "protocol",
+            "UDP listeners are not supported yet",
+        ),
+        ([attrs.evolve(FORWARD, advertise="::1")], "advertise", "must be an IPv4 address"),
     ],
 )
 def test_a_listener_that_does_not_fit_is_named_with_its_place(listeners, key, problem):
@@ -73,6 +88,45 @@ def test_rules_and_relations_name_what_is_there(settings, place):
     with pytest.raises(ConfigError) as caught:
         Config([FORWARD], networks=[Network("in", ("10.0.0.0/8",))], **settings)
     assert [found for found, _ in caught.value.problems] == [place]
+
+
+@pytest.mark.parametrize("kind", ListenerKind)
+def test_no_listener_is_for_datagrams(kind):
+    upstream = THERE if kind is ListenerKind.FORWARD else None
+    listener = ListenerConfig("own", HERE, "own", kind, upstream)
+    with pytest.raises(ConfigError, match="UDP listeners are not supported yet"):
+        Config([listener], protocols=[ProtocolDefinition("own", Transport.UDP)])
+
+
+@pytest.mark.parametrize(
+    ("definition", "key", "problem"),
+    [
+        (ProtocolDefinition("tcp"), "name", "another protocol has this name"),
+        (ProtocolDefinition("own", secondary=("own-dat",)), "secondary", "there is no protocol"),
+    ],
+)
+def test_a_protocol_that_does_not_fit_is_named_with_its_place(definition, key, problem):
+    with pytest.raises(ConfigError, match=problem) as caught:
+        Config([FORWARD], protocols=[*BUILT_IN, definition])
+    assert [place for place, _ in caught.value.problems] == [("protocols", len(BUILT_IN), key)]
+
+
+def test_a_protocol_may_have_itself_and_others_as_secondary_ones():
+    own = ProtocolDefinition("own", secondary=("own", "own-data", "udp"), ports=(1, 65535))
+    data = ProtocolDefinition("own-data")
+    assert Config([FORWARD], protocols=[own, data, *BUILT_IN]).protocols[0] is own
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536])
+def test_a_protocol_has_ports_that_there_are(port):
+    with pytest.raises(InvalidArgumentError, match=f"port {port} is outside 1-65535"):
+        ProtocolDefinition("own", ports=(21, port))
+
+
+@pytest.mark.parametrize("host", ["here", "", "10.0.0.1:21", "0.0.0.0", "::", "224.0.0.1"])
+def test_what_is_advertised_can_be_connected_to(host):
+    with pytest.raises(ConfigError, match="advertise"):
+        attrs.evolve(FORWARD, advertise=host)
 
 
 def test_all_problems_are_told_at_once():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pytest
 
-from fwproxy.address import Endpoint, HostName
+from fwproxy.address import Endpoint, HostName, Transport
 from fwproxy.config import (
     Config,
     DatapathConfig,
@@ -20,6 +21,7 @@ from fwproxy.config import (
 from fwproxy.config_file import load, parse
 from fwproxy.errors import ConfigError
 from fwproxy.policy import Network, NetworkRelation, Relation, Rule
+from fwproxy.protocol import BUILT_IN, ProtocolDefinition, protocol_id
 
 FULL = """\
 [[listeners]]
@@ -29,6 +31,7 @@ bind = "127.0.0.1:2121"
 upstream = "127.0.0.1:2100"
 protocol = "ftp"
 backlog = 5
+advertise = "198.51.100.1"
 
 [listeners.filters.ftp]
 read_only = true
@@ -61,6 +64,19 @@ name = "outward"
 
 [[rules]]
 action = "deny"
+protocols = ["parcel-data"]
+
+[[protocols]]
+name = "parcel"
+transport = "tcp"
+ports = [7000, 7001]
+secondary = ["parcel-data", "tcp"]
+filters = ["parcel", "ftp"]
+id = "00000000-0000-0000-0000-000000000005"
+
+[[protocols]]
+name = "parcel-data"
+transport = "udp"
 
 [secondary]
 ports = "40000-40100"
@@ -114,6 +130,7 @@ def test_a_full_file_becomes_the_same_configuration_as_in_python() -> None:
                 upstream=Endpoint("127.0.0.1", 2100),
                 protocol="ftp",
                 backlog=5,
+                advertise="198.51.100.1",
                 filters={"ftp": {"read_only": True}},
             ),
             ListenerConfig(
@@ -134,7 +151,18 @@ def test_a_full_file_becomes_the_same_configuration_as_in_python() -> None:
                 users=("anna",),
                 name="outward",
             ),
-            Rule(allow=False),
+            Rule(allow=False, protocols=("parcel-data",)),
+        ),
+        protocols=(
+            ProtocolDefinition(
+                "parcel",
+                ports=(7000, 7001),
+                secondary=("parcel-data", "tcp"),
+                filters=("parcel", "ftp"),
+                id=uuid.UUID(int=5),
+            ),
+            ProtocolDefinition("parcel-data", Transport.UDP),
+            *BUILT_IN,
         ),
         secondary=SecondaryConfig(PortRange(40000, 40100), 5.0),
         datapath=DatapathConfig(kernel="off", bulk_threshold=0),
@@ -156,6 +184,7 @@ def test_what_is_left_out_has_its_default() -> None:
     )
     assert config.limits == Limits()
     assert isinstance(parse(FULL).secondary.timeout, float)
+    assert parse(FULL).protocols[1].id == protocol_id("parcel-data")
 
 
 def test_one_port_is_a_range() -> None:
@@ -191,6 +220,26 @@ def test_one_port_is_a_range() -> None:
         ('["ftp"]', '["ftpp"]', '[[rules]] "outward" protocols: there is no protocol "ftpp";'),
         ('["internal"]', '"internal"', '[[rules]] "outward" from: must be a list, not "inter'),
         ('["internal"]', "[5]", '[[rules]] "outward" from, item 1: must be a string, not 5'),
+        (
+            '"198.51.100.1"',
+            '"here"',
+            "[[listeners]] \"ftp\" advertise: 'here' is not an IP address",
+        ),
+        ('"198.51.100.1"', '"0.0.0.0"', '[[listeners]] "ftp" advertise: 0.0.0.0 is no address to'),
+        ('"198.51.100.1"', '"ff02::1"', '[[listeners]] "ftp" advertise: ff02::1 is no address to'),
+        ('"198.51.100.1"', "5", '[[listeners]] "ftp" advertise: must be a string, not 5'),
+        ('"198.51.100.1"', '"2001:db8::1"', '[[listeners]] "ftp" advertise: must be an IPv4 ad'),
+        ('"ftp"\nbacklog', '"udp"\nbacklog', '[[listeners]] "ftp" protocol: UDP listeners are n'),
+        ('"ftp"\n\n[networks', '"udp"\n\n[networks', '[[listeners]] "six" protocol: UDP listene'),
+        ('name = "parcel"', 'name = ""', '[[protocols]] "" name: must not be empty'),
+        ('name = "parcel"', 'name = "ftp"', '[[protocols]] "ftp" name: "ftp" is built in and ca'),
+        ('"tcp"\nports', '"sctp"\nports', '[[protocols]] "parcel" transport: must be one of tc'),
+        ("[7000, 7001]", "7000", '[[protocols]] "parcel" ports: must be a list, not 7000'),
+        ("[7000, 7001]", '["7000"]', '[[protocols]] "parcel" ports, item 1: must be a whole n'),
+        ("[7000, 7001]", "[0]", '[[protocols]] "parcel" ports: port 0 is outside 1-65535'),
+        ('["parcel-data", "tcp"]', '["parcel-dat"]', '[[protocols]] "parcel" secondary: there is'),
+        ("-000000000005", "", '[[protocols]] "parcel" id: must be a UUID such as "00000000-0000-'),
+        ("ports = [7000", "port = [7000", '[[protocols]] "parcel" port: unknown key; did you me'),
         ("40000-40100", "40100-40000", "[secondary] ports: the port range 40100-40000 ends b"),
         ("40000-40100", "0-40000", "[secondary] ports: the port range 0-40000 is not within"),
         ("40000-40100", "all", '[secondary] ports: must be a range such as "40000-49999", no'),
@@ -213,8 +262,8 @@ def test_mistakes_are_named_with_line_table_and_remedy(old: str, new: str, expec
     ("old", "new", "expected"),
     [
         ('upstream = "127.0.0.1:2100"', "", '1: [[listeners]] "ftp" upstream: a forward listener'),
-        ('name = "six"', "", "12: [[listeners]] number 2 name: missing"),
-        ("[filters.ftp]\nread_only = false", "[filters]\nftp = 1", "50: [filters] ftp: must be a"),
+        ('name = "six"', "", "13: [[listeners]] number 2 name: missing"),
+        ("[filters.ftp]\nread_only = false", "[filters]\nftp = 1", "64: [filters] ftp: must be a"),
     ],
 )
 def test_what_is_missing_is_looked_for_at_the_head_of_its_table(
@@ -227,7 +276,31 @@ def test_all_mistakes_are_reported_in_the_order_of_their_lines() -> None:
     text = FULL.replace("max_sessions", "max_session").replace('"allow"', "1").replace("5\n", "x=1")
     assert "not TOML" in problem(text)
     text = FULL.replace("max_sessions", "max_session").replace('"allow"', "1").replace("::1", "::z")
-    assert [line.split(":")[0] for line in problems(text)] == ["15", "31", "53"]
+    assert [line.split(":")[0] for line in problems(text)] == ["16", "32", "67"]
+
+
+def test_two_protocols_of_one_name() -> None:
+    assert problem(FULL.replace('"parcel"\n', '"parcel-data"\n', 1)) == (
+        '52: [[protocols]] "parcel-data" name: another protocol has this name'
+    )
+
+
+@pytest.mark.parametrize(
+    ("bind", "advertise", "version"),
+    [
+        ("[::]:21", "198.51.100.1", 6),
+        ("[::]:21", "::ffff:198.51.100.1", 6),  # the same host
+        ("0.0.0.0:21", "2001:db8::1", 4),
+    ],
+)
+def test_clients_of_one_version_are_not_told_an_address_of_the_other(
+    bind: str, advertise: str, version: int
+) -> None:
+    text = SMALL.replace("127.0.0.1:2121", bind) + f'advertise = "{advertise}"\n'
+    assert problem(text) == (
+        f'6: [[listeners]] "a" advertise: must be an IPv{version} address: '
+        f"nobody else can come to {bind}"
+    )
 
 
 def test_tables_of_the_wrong_shape() -> None:
@@ -269,7 +342,7 @@ def test_problems_found_by_a_later_check_have_their_lines() -> None:
     def check(config: Config) -> None:
         raise ConfigError("x", [(("filters", "ftp", "read_only"), "no good")])
 
-    with pytest.raises(ConfigError, match=r"^p\.toml:50: \[filters\.ftp\] read_only: no good$"):
+    with pytest.raises(ConfigError, match=r"^p\.toml:64: \[filters\.ftp\] read_only: no good$"):
         parse(FULL, "p.toml", check)
 
 

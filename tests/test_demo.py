@@ -16,6 +16,13 @@ from fwproxy import demo
 from fwproxy.address import Endpoint
 
 
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory for temporary files that no other process uses."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
 @pytest.mark.parametrize("mode", demo.MODES)
 def test_the_server_serves_in_every_mode(mode: str) -> None:
     with demo.DemoServer() as server:
@@ -48,17 +55,14 @@ def test_it_is_read_only(command: str) -> None:
         client.sendcmd(command)
 
 
-def test_leaving_ends_connections_thread_and_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def test_leaving_ends_connections_thread_and_directory(directory: Path) -> None:
     before = threading.active_count()
     with demo.DemoServer() as server:
         client = connect(server)
         assert threading.active_count() == before + 1
-        assert len(list(tmp_path.iterdir())) == 1
+        assert len(list(directory.iterdir())) == 1
     assert threading.active_count() == before
-    assert not list(tmp_path.iterdir())
+    assert not list(directory.iterdir())
     with pytest.raises((EOFError, OSError, ftplib.error_temp)):
         client.pwd()
     client.close()
@@ -66,13 +70,14 @@ def test_leaving_ends_connections_thread_and_directory(
         socket.create_connection(server.address.sockaddr, timeout=5)
 
 
-def test_an_address_in_use_is_an_error_that_leaves_nothing_behind() -> None:
+def test_an_address_in_use_is_an_error_that_leaves_nothing_behind(directory: Path) -> None:
     with (
         demo.DemoServer() as server,
         pytest.raises(OSError, match="in use"),
         demo.DemoServer(server.address),
     ):
         pass
+    assert not list(directory.iterdir())
 
 
 def test_the_server_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:

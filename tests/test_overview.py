@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from fwproxy import host
-from fwproxy.address import Endpoint
+from fwproxy.address import Endpoint, Transport
 from fwproxy.config import (
     Config,
     DatapathConfig,
@@ -21,24 +21,35 @@ from fwproxy.config import (
 )
 from fwproxy.overview import overview, warnings
 from fwproxy.policy import Network, NetworkRelation, Relation, Rule
+from fwproxy.protocol import BUILT_IN, ProtocolDefinition
 
 
 def two_networks(**changes: Any) -> Config:
     listener = ListenerConfig("a", Endpoint("127.0.0.1", 2121), "tcp", upstream=Endpoint("::1", 1))
     config = Config(
         listeners=(listener,),
-        networks=(Network("in", ("10.0.0.0/8",), ("10.0.0.1",)), Network("out", ("0.0.0.0/0",))),
-        relations=(Relation("in", "out", NetworkRelation.NAT),),
-        rules=(Rule(allow=True, protocols=("tcp",), sources=("in",), users=("anna",)),),
+        networks=(Network("in", ("10.0.0.0/8",)), Network("out", ("0.0.0.0/0",))),
+        rules=(Rule(allow=True, protocols=("tcp",), sources=("in",)),),
         limits=Limits(max_sessions=10),
     )
     return attrs.evolve(config, **changes)
 
 
 def test_the_overview_says_what_is_configured() -> None:
-    lines = list(overview(two_networks()))
+    listener = attrs.evolve(two_networks().listeners[0], advertise="198.51.100.1")
+    own = ProtocolDefinition("own", ports=(7, 8), secondary=("own-data",), filters=("one", "other"))
+    config = two_networks(
+        listeners=(listener,),
+        networks=(Network("in", ("10.0.0.0/8",), ("10.0.0.1",)), Network("out")),
+        relations=(Relation("in", "out", NetworkRelation.NAT),),
+        rules=(Rule(allow=True, protocols=("tcp",), sources=("in",), users=("anna",)),),
+        protocols=(own, ProtocolDefinition("own-data", Transport.UDP), *BUILT_IN),
+    )
+    lines = list(overview(config))
     for line in [
-        "  a: forward, tcp, on 127.0.0.1:2121 to [::1]:1",
+        "  a: forward, tcp, on 127.0.0.1:2121, as 198.51.100.1 to [::1]:1",
+        "  own: tcp; ports 7, 8; secondary own-data; filters one, other",
+        "  own-data: udp; filters none",
         "  in: 10.0.0.0/8; own: 10.0.0.1",
         "  in to out: nat",
         "  1: allow tcp from in for anna",
@@ -46,7 +57,7 @@ def test_the_overview_says_what_is_configured() -> None:
         "  max_sessions = 10 (default 10000)",
     ]:
         assert line in lines
-    assert not any("idle_timeout" in line for line in lines)
+    assert not any("idle_timeout" in line or "ftp" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +65,24 @@ def test_the_overview_says_what_is_configured() -> None:
     [
         ({"rules": ()}, "there are networks but no rules, so that everything is denied"),
         ({"rules": (Rule(allow=False),)}, "no rule allows anything, so that everything is denied"),
-        ({"relations": ()}, "there are networks but no relations"),
+        (
+            {"relations": (Relation("in", "out", NetworkRelation.NAT),)},
+            "without effect in this version: [[relations]] (the rules say",
+        ),
+        (
+            {"networks": (Network("in", addresses=("::1",)), Network("out", addresses=("::2",)))},
+            "without effect in this version: addresses of [networks.in], [networks.out]",
+        ),
+        (
+            {
+                "rules": (
+                    Rule(allow=True, sources=("in",), users=("anna",), name="annas"),
+                    Rule(allow=True),
+                    Rule(allow=False, users=("bert",)),
+                )
+            },
+            "without effect in this version: [[rules]] annas, 3 (no listener authenticates",
+        ),
         ({"filters": {"ftp": {}}}, "[filters.ftp] is set, but no listener has a protocol with"),
         ({"secondary": SecondaryConfig(PortRange(2000, 3000))}, 'listener "a" is on port 2121, in'),
         (
@@ -67,6 +95,30 @@ def test_warnings(changes: dict[str, Any], warning: str) -> None:
     assert list(warnings(two_networks())) == []
     [found] = warnings(two_networks(**changes))
     assert found.startswith(warning)
+
+
+def test_all_that_has_no_effect_is_one_line() -> None:
+    config = two_networks(
+        networks=(Network("in", addresses=("::1",)), Network("out")),
+        relations=(Relation("in", "out", NetworkRelation.NAT),),
+        rules=(Rule(allow=True, sources=("in",), users=("anna",)),),
+    )
+    [line] = warnings(config)
+    assert [part.partition(" ")[0] for part in line.split("; ")] == [
+        "without",
+        "addresses",
+        "[[rules]]",
+    ]
+
+
+def test_the_limit_on_open_files_is_named_with_what_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for hard, is_short in [(40_575, True), (40_576, False), (resource.RLIM_INFINITY, False)]:
+        monkeypatch.setattr(resource, "getrlimit", lambda _, hard=hard: (1024, hard))
+        found = list(host.open_files_shortage(two_networks(limits=Limits())))
+        assert bool(found) == is_short
+        assert all("10000 " in each and "40576 " in each and "40575" in each for each in found)
 
 
 def test_what_only_root_may_do_is_a_warning_for_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoints
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fwproxy.config import Config, ListenerConfig
 from fwproxy.config_file import parse
 from fwproxy.errors import ConfigError
 from fwproxy.filter import Filter
-from fwproxy.protocol import BUILT_IN, ProtocolDefinition
+from fwproxy.protocol import BUILT_IN, FTP, ProtocolDefinition
 
 SOURCE = """
 import attrs
@@ -34,6 +35,14 @@ class Sound(fwproxy.Filter):
 
 class Plain(fwproxy.Filter):
     name = "plain"
+
+@attrs.frozen
+class Required:
+    depth: int
+
+class Strict(fwproxy.Filter):
+    name = "strict"
+    settings_class = Required
 
 class NotAFilter:
     name = "stranger"
@@ -173,7 +182,8 @@ def config_with(protocol: ProtocolDefinition, **tables: Any) -> Config:
         upstream=Endpoint("127.0.0.1", 1),
         filters=tables.pop("of_listener", {}),
     )
-    return Config((listener,), filters=tables, protocols=(*BUILT_IN, protocol))
+    protocols = dict.fromkeys((*BUILT_IN, protocol))
+    return Config((listener,), filters=tables, protocols=tuple(protocols))
 
 
 def test_check_accepts_what_is_right(install: Install) -> None:
@@ -185,7 +195,12 @@ def test_check_accepts_what_is_right(install: Install) -> None:
 @pytest.mark.parametrize(
     ("filters", "tables", "places"),
     [
-        (("gone",), {}, {("listeners", 0, "protocol")}),
+        (("gone",), {}, {("protocols", 4, "filters", 0)}),
+        (("sound", "gone"), {}, {("protocols", 4, "filters", 1)}),
+        (("bad",), {}, {("protocols", 4, "filters", 0)}),
+        (("strict",), {}, {("filters", "strict", "depth")}),
+        # What only a listener sets is missing for the filter as a whole.
+        (("strict",), {"of_listener": {"strict": {"depth": 1}}}, {("filters", "strict", "depth")}),
         (("sound",), {"gone": {}}, {("filters", "gone")}),
         (
             ("sound",),
@@ -208,10 +223,58 @@ def test_check_accepts_what_is_right(install: Install) -> None:
 def test_check_finds_every_problem(
     install: Install, filters: tuple[str, ...], tables: Any, places: set[tuple[str | int, ...]]
 ) -> None:
-    install("extra", SOURCE, sound="Sound", plain="Plain")
+    install("extra", SOURCE, sound="Sound", plain="Plain", strict="Strict")
+    install("broken", "raise SystemError", bad="Bad")
     with pytest.raises(ConfigError) as caught:
         registry.check(config_with(ProtocolDefinition("p", filters=filters), **tables))
     assert {place for place, _ in caught.value.problems} == places
+
+
+def test_the_filter_of_a_built_in_protocol_is_needed_where_the_protocol_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints())
+    registry.check(config_with(ProtocolDefinition("p")))
+    with pytest.raises(ConfigError) as caught:
+        registry.check(config_with(FTP))
+    assert [place for place, _ in caught.value.problems] == [("listeners", 0, "protocol")]
+
+
+OWN_PROTOCOL = """
+[[listeners]]
+name = "a"
+bind = "127.0.0.1:0"
+upstream = "127.0.0.1:1"
+protocol = "p"
+[[protocols]]
+name = "p"
+filters = ["sound"]
+"""
+
+
+def test_a_protocol_of_a_file_names_its_filters(install: Install) -> None:
+    install("extra", SOURCE, sound="Sound")
+    assert parse(OWN_PROTOCOL, check=registry.check).protocols[0].filters == ("sound",)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (OWN_PROTOCOL.replace('"sound"', '"sond"'), '9: [[protocols]] "p" filters, item 1'),
+        (
+            f'{OWN_PROTOCOL}[[protocols]]\nname = "unused"\nfilters = ["sound",\n"sond"]',
+            '13: [[protocols]] "unused" filters, item 2',
+        ),
+    ],
+)
+def test_a_protocol_of_a_file_names_its_filters_rightly(
+    install: Install, text: str, place: str
+) -> None:
+    install("extra", SOURCE, sound="Sound")
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "p.toml", registry.check)
+    problem = 'there is no filter "sond"; did you mean "sound"?'
+    assert str(caught.value) == f"p.toml:{place}: {problem}"
 
 
 def test_settings_in_a_file_are_reported_with_their_lines() -> None:

@@ -8,6 +8,7 @@ import ftplib
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -139,6 +140,25 @@ def test_options_override_the_file(config: Path) -> None:
     assert " info    stopped" in log
 
 
+def test_too_few_open_files_are_said_at_start(tmp_path: Path, server: demo.DemoServer) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    log = '[log]\nformat = "json"\n'
+    more = f"{log}[limits]\nmax_sessions = {hard}\n"
+    with running("run", "--config", write_config(tmp_path, 0, server.address, more)) as process:
+        reason = str(process.wait_for("too few open files")["reason"])
+        assert process.address()
+    assert f"max_sessions = {hard} " in reason
+    assert f"the limit is {hard}" in reason
+    with running(
+        "run",
+        "--config",
+        write_config(tmp_path, 0, server.address, f"{log}[limits]\nmax_sessions = 2"),
+    ) as process:
+        assert process.address()
+        process.send(signal.SIGTERM)
+        assert "too few" not in process.end()[2]
+
+
 def test_the_first_signal_lets_sessions_finish(config: Path) -> None:
     with running("run", "--config", config) as process:
         address = process.address()
@@ -215,9 +235,15 @@ def curl_line(output: str) -> Endpoint:
     ],
     ids=["demo", "run"],
 )
-def test_the_proxy_in_front_of_the_demo_server_shows_how_to_try_it(start: list[str]) -> None:
+def test_the_proxy_in_front_of_the_demo_server_shows_how_to_try_it(
+    tmp_path: Path, start: list[str]
+) -> None:
     process = subprocess.Popen(
-        [sys.executable, *start], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, *start],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     try:
         assert process.stdout is not None
@@ -226,16 +252,23 @@ def test_the_proxy_in_front_of_the_demo_server_shows_how_to_try_it(start: list[s
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=PATIENCE)
         assert (process.returncode, errors) == (0, "")
+        assert not list(tmp_path.iterdir())
     finally:
         process.kill()
         process.communicate()
 
 
-def test_demo_check_as_a_command() -> None:
+def test_demo_check_as_a_command(tmp_path: Path) -> None:
     done = subprocess.run(
-        [*COMMAND, "demo", "--check"], capture_output=True, text=True, timeout=60, check=False
+        [*COMMAND, "demo", "--check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert (done.returncode, done.stderr) == (0, "")
+    assert not list(tmp_path.iterdir())
     assert done.stdout.splitlines()[-1] == "the proxy works"
 
 

@@ -34,7 +34,8 @@ class RedirectListener(Listener):
     """Serves clients that do not know of the proxy.
 
     They are told the address of their server wherever an address of the proxy is due, because
-    that is what they believe to talk to; the same nftables rule redirects those ports too.
+    that is what they believe to talk to; the same nftables rule redirects those ports too. An
+    address that the listener is configured to `advertise` takes its place.
     """
 
     def open_primary(self, session: Session, connection: Connection, sock: socket.socket) -> None:
@@ -44,5 +45,5 @@ class RedirectListener(Listener):
         if server is None or server == local:
             # Going on would connect the proxy to itself, for ever.
             raise NetworkRulesDeniedError("the client has connected to the proxy itself")
-        session.advertised_host = server.host
+        session.advertised_host = self.config.advertise or server.host
         request(connection, server)

@@ -76,7 +76,7 @@ class DataSetup:
             client = parse_port(argument)
         else:
             client = parse_eprt(argument, (_FAMILY_NUMBER[self._client_version],))
-        if client.version == 6 and client.is_unspecified:  # what lftp says of itself
+        if client.is_unspecified:  # what lftp says of itself (`EPRT |2|::|port|`)
             client = self._control.connection.client_address.with_port(client.port)
         return self._guarded(lambda: self._active(command.verb, client))
 

@@ -32,7 +32,7 @@ class Dialogue:
     """One control connection as the server sees it, with the data connection of the moment.
 
     Attributes:
-        lines: what came, without CRLF.
+        lines: what came, without CRLF, but with Telnet's Synch.
         stored: what uploads brought.
     """
 
@@ -40,6 +40,7 @@ class Dialogue:
         self.server = server
         self.peer = peer
         peer.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self.lines: list[bytes] = []
         self.stored: list[bytes] = []
         self._buffer = b""
@@ -55,7 +56,7 @@ class Dialogue:
                 await self.say(self.server.greeting)
             while (line := await self._line()) is not None:
                 self.lines.append(line)
-                verb, _, argument = line.partition(b" ")
+                verb, _, argument = line.lstrip(b"\xff\xf4\xf2").partition(b" ")
                 handler = self.server.handlers.get(verb.decode().upper(), b"500 What?\r\n")
                 answer = handler if isinstance(handler, bytes) else handler(self, argument)
                 if inspect.isawaitable(answer):
@@ -78,6 +79,10 @@ class Dialogue:
 
     async def say(self, reply: bytes) -> None:
         await self.peer.send(reply)
+
+    def leave(self) -> None:
+        """Close the control connection, both ways, and nothing else."""
+        self.peer.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the control connection and everything that belongs to it."""
@@ -134,7 +139,7 @@ class Dialogue:
             await writer.drain()
             writer.close()
             await writer.wait_closed()
-        except ConnectionError:
+        except (ConnectionError, RuntimeError):  # uvloop's answer to a write when all is over
             return b"426 Broken\r\n"
         return b"226 Done\r\n"
 
@@ -285,6 +290,12 @@ class FtpClient:
 
     async def code(self, command: str | bytes) -> int:
         return int((await self.ask(command))[:3])
+
+    async def final_code(self) -> int:
+        """Return the code of the next reply that is not preliminary."""
+        while (code := (await self.codes(1))[0]) < 200:
+            pass
+        return code
 
     async def login(self) -> None:
         assert await self.codes(1) == [220]

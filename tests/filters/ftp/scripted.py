@@ -56,6 +56,8 @@ class FakeSocket:
             raise BufferFullError("the test says so")
         if not self.is_ended:
             self.data += data
+            if urgent:
+                self.urgent.append(data)
 
     def half_close(self) -> None:
         self.is_ended = True

@@ -1,0 +1,255 @@
+"""The proxy as a process: its configuration, its log, and what the kernel says of it.
+
+    with running_proxy([Listener("ftp", "127.0.0.1", server)]) as proxy:
+        client.fetch(proxy.target("ftp", server), ...)
+        proxy.finish()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import attrs
+import psutil
+
+from .processes import clean_environment, in_namespace, stop
+from .server_kind import FTPServer
+from .terms import Target
+
+PATIENCE = 10.0
+EXIT_PATIENCE = 5.0
+LISTEN = "0A"  # a state in /proc/net/tcp
+# So that a session which does not end by itself is noticed as a stop that takes too long.
+STOP_TIMEOUT = 30.0
+
+Line: TypeAlias = dict[str, Any]
+_Found = TypeVar("_Found")
+
+
+def wait_until(
+    condition: Callable[[], _Found], what: str = "", patience: float = PATIENCE
+) -> _Found:
+    """What the condition gives when it is true; AssertionError when that takes too long."""
+    deadline = time.monotonic() + patience
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {patience} s: {what or condition}"
+        time.sleep(0.01)
+    return found
+
+
+def bracketed(host: str, port: int) -> str:
+    """An address as the configuration has it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@attrs.frozen
+class Listener:
+    """One way into the proxy. Port 0 is any free one."""
+
+    name: str
+    host: str
+    upstream: FTPServer | Target | None = None
+    kind: str = "forward"
+    port: int = 0
+    data_mode: str = "client"
+
+    def toml(self) -> str:
+        """The listener in the configuration file."""
+        lines = [
+            "[[listeners]]",
+            f'name = "{self.name}"',
+            f'kind = "{self.kind}"',
+            f'bind = "{bracketed(self.host, self.port)}"',
+            'protocol = "ftp"',
+        ]
+        if self.upstream is not None:
+            lines.append(f'upstream = "{bracketed(self.upstream.host, self.upstream.port)}"')
+        lines += ["[listeners.filters.ftp]", f'data_mode = "{self.data_mode}"']
+        return "".join(f"{line}\n" for line in lines)
+
+
+class Proxy:
+    """A running `fwproxy run --config FILE`.
+
+    Attributes:
+        listeners: where each one listens, by name.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self._process = process
+        self._log = log
+        self._read = 0
+        self._lines: list[Line] = []
+        self.listeners: dict[str, tuple[str, int]] = {}
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def await_start(self) -> None:
+        """Wait until it accepts connections."""
+
+        def started() -> bool:
+            assert self._process.poll() is None, f"the proxy ended:\n{self._log.read_text()}"
+            return bool(self.logged("started"))
+
+        wait_until(started, "the proxy has started")
+        for line in self.logged("listening"):
+            host, _, port = line["address"].rpartition(":")
+            self.listeners[line["listener"]] = (host.strip("[]"), int(port))
+
+    def target(self, listener: str, server: FTPServer) -> Target:
+        """A listener as a client's target, with the credentials of the server behind it."""
+        host, port = self.listeners[listener]
+        return attrs.evolve(server.target, host=host, port=port)
+
+    # The log.
+
+    def lines(self) -> list[Line]:
+        """All lines so far."""
+        with self._log.open("rb") as log:
+            log.seek(self._read)
+            whole = log.read().rpartition(b"\n")[0]
+        if whole:
+            self._read += len(whole) + 1
+            self._lines += map(json.loads, whole.split(b"\n"))
+        return self._lines
+
+    def logged(self, event: str, start: int = 0, **fields: object) -> list[Line]:
+        """The lines of an event from number `start` on, with these values."""
+        return [
+            line
+            for line in self.lines()[start:]
+            if line["event"] == event and all(line.get(key) == fields[key] for key in fields)
+        ]
+
+    def await_log(self, event: str, start: int = 0, count: int = 1, **fields: object) -> list[Line]:
+        """Wait for lines, see `logged`."""
+
+        def found() -> list[Line]:
+            lines = self.logged(event, start, **fields)
+            return lines if len(lines) >= count else []
+
+        return wait_until(found, f"{count} log lines {event!r} {fields or ''}")
+
+    # What the kernel knows.
+
+    def sockets(self) -> list[tuple[str, int]]:
+        """Its TCP sockets, each as its state in /proc/net/tcp and its local port."""
+        directory = Path("/proc", str(self.pid))
+        own = set(open_files(directory))
+        found = []
+        for name in ("tcp", "tcp6"):
+            for row in (directory / "net" / name).read_text().splitlines()[1:]:
+                fields = row.split()
+                if f"socket:[{fields[9]}]" in own:
+                    found.append((fields[3], int(fields[1].rpartition(":")[2], 16)))
+        return found
+
+    def listening(self) -> set[int]:
+        """The ports that it listens on."""
+        return {port for state, port in self.sockets() if state == LISTEN}
+
+    def descriptors(self) -> int:
+        """How many files it has open."""
+        return len(open_files(Path("/proc", str(self.pid))))
+
+    def cpu_seconds(self) -> float:
+        """The time that it has spent computing."""
+        times = psutil.Process(self.pid).cpu_times()
+        return times.user + times.system
+
+    def is_at_rest(self) -> bool:
+        """Whether it has no socket but its listeners."""
+        ports = sorted(port for _, port in self.listeners.values())
+        return sorted(self.sockets()) == [(LISTEN, port) for port in ports]
+
+    def await_rest(self) -> None:
+        """Wait until all sessions are over and nothing of them is left."""
+        wait_until(self.is_at_rest, "the proxy has closed everything")
+
+    # The end.
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def exit_code(self, patience: float = EXIT_PATIENCE) -> int:
+        """Wait for the end."""
+        try:
+            return self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            log = self._log.read_text()[-5000:]
+            raise AssertionError(f"no end within {patience} s of the proxy:\n{log}") from None
+
+    def finish(self) -> None:
+        """Make sure that nothing is left of any session, and that the proxy ends as it should."""
+        self.await_rest()
+        self.send(signal.SIGTERM)
+        assert self.exit_code() == 0
+        lines = self.lines()
+        assert not self.logged("stopping"), "there was a session without sockets"
+        assert lines[-1]["event"] == "stopped"
+        assert not [line for line in lines if line["level"] in {"error", "critical"}]
+
+
+def open_files(process: Path) -> list[str]:
+    """What the descriptors of a process are."""
+    found = []
+    for path in process.joinpath("fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed in this moment
+            found.append(str(path.readlink()))
+    return found
+
+
+@contextlib.contextmanager
+def running_proxy(
+    listeners: Sequence[Listener],
+    more: str = "",
+    *,
+    namespace: str | None = None,
+    max_open_files: int | None = None,
+) -> Iterator[Proxy]:
+    """Run the proxy in a network namespace or not; `more` is added to its configuration."""
+    with tempfile.TemporaryDirectory(prefix="fwproxy-proxy-") as name:
+        directory = Path(name)
+        configuration, log = directory / "proxy.toml", directory / "log"
+        limits = f"[limits]\nstop_timeout = {STOP_TIMEOUT}\n"
+        logging = '[log]\nformat = "json"\nlevel = "debug"\n'
+        configuration.write_text(
+            "".join(listener.toml() for listener in listeners) + limits + logging + more
+        )
+        command = [sys.executable, "-m", "fwproxy", "run", "--config", str(configuration)]
+        if max_open_files is not None:
+            command = ["sh", "-c", f'ulimit -n {max_open_files}; exec "$@"', "sh", *command]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                in_namespace(namespace, command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=clean_environment(directory),
+                start_new_session=True,
+            )
+        try:
+            proxy = Proxy(process, log)
+            proxy.await_start()
+            yield proxy
+        finally:
+            stop(process)
+
+
+def family_of(host: str) -> int:
+    """The IP version of an address."""
+    return ipaddress.ip_address(host).version
