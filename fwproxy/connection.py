@@ -31,7 +31,7 @@ from fwproxy.events import (
     Event,
     UdpDestination,
 )
-from fwproxy.filter import DataFilter, Priority, SessionFilter
+from fwproxy.filter import FAULTS, DataFilter, Priority, SessionFilter
 from fwproxy.flags import ConnectionFlags, SecondaryFlags, Verdict
 from fwproxy.ledger import FirewallAction
 from fwproxy.opening import Opening
@@ -332,7 +332,7 @@ class Connection:
         event = EstablishedConnection(self, self.client_address, self.server_address, self.context)
         try:
             answer = self._session_filter.firewall_event_handler(event)
-        except Exception as error:  # noqa: BLE001 - a filter that raises ends its connection
+        except FAULTS as error:  # a filter that raises ends its connection
             self._filter_failed(error)
             return False
         if inspect.isawaitable(answer):
@@ -345,13 +345,13 @@ class Connection:
         try:
             async with asyncio.timeout(self.session.engine.limits.filter_timeout):
                 verdict = await answer
-        except Exception as error:  # noqa: BLE001 - as above
+        except FAULTS as error:  # as above
             self._filter_failed(error)
         else:
             if verdict is Verdict.DENY:
                 self.close("denied by a filter", failed=True)
 
-    def _filter_failed(self, error: Exception) -> None:
+    def _filter_failed(self, error: BaseException) -> None:
         self.close(f"filter failed: {type(error).__name__}: {error}", failed=True, error=error)
 
     def _start_relay(self) -> None:

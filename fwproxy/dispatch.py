@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from fwproxy.events import BindTcp, BindUdp, ConnectionTerminating, Event, Listen
-from fwproxy.filter import Filter, Hooks, SessionFilter
+from fwproxy.filter import FAULTS, Filter, Hooks, SessionFilter
 from fwproxy.flags import Verdict
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _round(
             if session_filter is None or session_filter is caller:
                 continue
             answer = session_filter.firewall_event_handler(event)
-        except Exception as error:  # noqa: BLE001 - uncertain means deny
+        except FAULTS as error:  # uncertain means deny
             return _denied(session, bound, event, error)
         if answer is not None and not isinstance(answer, Verdict):
             return _await_round(session, event, caller, number, verdict, answer)
@@ -89,12 +89,20 @@ async def _await_round(
     try:
         async with asyncio.timeout(session.engine.limits.filter_timeout):
             verdict = fold((verdict, await answer or Verdict.PASS))
-    except Exception as error:  # noqa: BLE001 - uncertain means deny
+    except FAULTS as error:  # uncertain means deny
+        if _is_our_own_end(error):
+            raise
         return _denied(session, session.bound_filters[number], event, error)
     if verdict is Verdict.DENY:
         return verdict
     rest = _round(session, event, caller, number + 1, verdict)
     return rest if isinstance(rest, Verdict) else await rest
+
+
+def _is_our_own_end(error: BaseException) -> bool:
+    """Tell a cancellation of the task that waits for the filter from one by the filter."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def _hooked(session: Session, bound: BoundFilter, event: Event) -> SessionFilter | None:
@@ -111,7 +119,7 @@ def _hooked(session: Session, bound: BoundFilter, event: Event) -> SessionFilter
     return session.attach_filter(name)  # no effect if it is there and has no interest
 
 
-def _denied(session: Session, bound: BoundFilter, event: Event, error: Exception) -> Verdict:
+def _denied(session: Session, bound: BoundFilter, event: Event, error: BaseException) -> Verdict:
     session.engine.log.error(
         "filter failed",
         filter=bound.filter.name,

@@ -11,6 +11,7 @@ other one goes on. A handler that raises ends its connection: bytes never pass u
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import Awaitable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 Handled = Awaitable[None] | None
 """What a data handler returns: nothing, at once or later."""
+
+FAULTS = (Exception, asyncio.CancelledError)
+"""What counts as a filter's failure: a CancelledError that it raises cancels nobody else."""
 
 
 class Priority(enum.IntEnum):

@@ -203,7 +203,8 @@ class Firewall:
             sessions.end_all("the proxy is stopped")
             if self._engine is engine:
                 self._shut_down(engine)
-        await asyncio.sleep(0)  # let cancelled tasks end
+        for _ in range(2):  # let cancelled tasks begin and end
+            await asyncio.sleep(0)
 
     def _shut_down(self, engine: Engine) -> None:
         self._engine = None

@@ -17,7 +17,7 @@ from fwproxy.errors import (
     QuotaError,
     TerminatingError,
 )
-from fwproxy.filter import SessionFilter
+from fwproxy.filter import FAULTS, SessionFilter
 from fwproxy.flags import SecondaryFlags, SessionFlags, Verdict
 from fwproxy.inbound import bind_for_client
 from fwproxy.ledger import FirewallAction
@@ -349,7 +349,7 @@ class Session:
                 connection.drain(drain)
         if at_once and self._hearings:
             for hearing in self._hearings:
-                hearing.cancel()
+                self.engine.loop.call_soon(hearing.cancel)  # once begun, or Python warns of it
             self._hearings = None
         if not self.connections:
             self._finish()
@@ -363,7 +363,7 @@ class Session:
                 continue
             try:
                 session_filter.detach()
-            except Exception:  # the session has ended all the same
+            except FAULTS:  # the session has ended all the same
                 self.engine.log.exception("filter failed to detach", session=self.id)
         self.session_filters.clear()
         self._on_end(self)

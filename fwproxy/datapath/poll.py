@@ -94,7 +94,7 @@ class Poller:
             self._turn_due = True
             self._loop.call_soon(self._turn)
 
-    def report(self, error: Exception) -> None:
+    def report(self, error: BaseException) -> None:
         """Hand an error that belongs to no connection to the loop's exception handler."""
         self._loop.call_exception_handler(
             {"message": "a handler of the private epoll set failed", "exception": error}

@@ -26,7 +26,7 @@ from fwproxy.clock import Deadline, Deadlines
 from fwproxy.datapath.base import Done, close_socket
 from fwproxy.datapath.poll import NOT_YET_DRAINED, READABLE, SCRATCH_SIZE, WRITABLE, Poller
 from fwproxy.errors import BufferFullError
-from fwproxy.filter import DataFilter, Handled
+from fwproxy.filter import FAULTS, DataFilter, Handled
 
 if TYPE_CHECKING:
     from fwproxy.connection import Connection
@@ -142,7 +142,7 @@ class _End:
             return None
         scratch = self._relay.poller.scratch
         try:
-            size = self.sock.recv_into(scratch)
+            size = self.sock.recv_into(scratch, self._relay.read_size)
         except BlockingIOError:
             self.reads_on = False
             return None
@@ -231,7 +231,7 @@ class _Stage:
                 handled = self.filter.end_from_client()
             else:
                 handled = self.filter.end_from_server()
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it ends its own
+        except FAULTS as error:  # it ends its own
             self._relay.fail_filter(self.filter, error)
             return
         if handled is not None and inspect.isawaitable(handled):
@@ -304,6 +304,8 @@ class FilterRelay:
         self.last_active = poller.now
         self.ended = False
         self._on_done = on_done
+        # A read must find room above the mark up to which there is reading.
+        self.read_size = min(SCRATCH_SIZE, max_buffer // 2)
         self._low_water = max_buffer // 4
         self._client = _End(self, _Way.UP, client)
         self._server = _End(self, _Way.DOWN, server)
@@ -326,7 +328,7 @@ class FilterRelay:
             context = self._contexts[number]
             try:
                 stage.filter.set_sockets(internal, external, self._connection, context)
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it ends its own
+            except FAULTS as error:  # it ends its own
                 self.fail_filter(stage.filter, error)
             if self.ended:
                 return
@@ -404,7 +406,7 @@ class FilterRelay:
                     self.direction_finished()
                     continue  # nobody wants to know any more
                 first.deliver(way, data)
-                if len(data) < SCRATCH_SIZE and not source.reads_on:
+                if len(data) < self.read_size and not source.reads_on:
                     return  # a short read has drained the socket
             self.poller.defer(lambda: self.resume(way))
         finally:
@@ -466,5 +468,5 @@ class FilterRelay:
             stage.close()
             try:
                 stage.filter.detach()
-            except Exception as error:  # noqa: BLE001 - the connection is gone already
+            except FAULTS as error:  # the connection is gone already
                 self.poller.report(error)

@@ -1,8 +1,8 @@
 """The proxy as a process: its configuration, its log, and what the kernel says of it.
 
-    with running_proxy([Listener("ftp", "127.0.0.1", server)]) as proxy:
-        client.fetch(proxy.target("ftp", server), ...)
-        proxy.finish()
+with running_proxy([Listener("ftp", "127.0.0.1", server)]) as proxy:
+    client.fetch(proxy.target("ftp", server), ...)
+    proxy.finish()
 """
 
 from __future__ import annotations

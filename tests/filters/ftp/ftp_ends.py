@@ -226,7 +226,7 @@ class FtpServer:
     async def start(self) -> None:
         family = Endpoint(self._host).family
         self._sock = socket.create_server((self._host, 0), family=family)
-        self._sock.setblocking(False)
+        self._sock.settimeout(0)
         self.address = Endpoint.from_sockaddr(self._sock.getsockname())
         self._accepting = asyncio.create_task(self._accept())
 
@@ -309,10 +309,8 @@ class FtpClient:
     @property
     def is_idle(self) -> bool:
         """Whether nothing came that has not been read."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             self._buffer += self.peer.sock.recv(65536)
-        except BlockingIOError:
-            pass
         return not self._buffer
 
     def close(self) -> None:

@@ -281,9 +281,7 @@ def test_a_reply_cannot_hide_another_in_its_lines():
 # Telnet.
 
 
-@pytest.mark.parametrize(
-    "lead", [b"\xff\xf4\xff\xf2", b"\xff\xf2", b"\xff\xf4\xff\xf2NOOP\r\n"]
-)
+@pytest.mark.parametrize("lead", [b"\xff\xf4\xff\xf2", b"\xff\xf2", b"\xff\xf4\xff\xf2NOOP\r\n"])
 def test_synch_before_abor_reaches_the_server_as_urgent_data(lead):
     between = lead.removeprefix(b"\xff\xf4").removeprefix(b"\xff\xf2")
     data = lead + b"ABOR\r\n"
