@@ -26,7 +26,7 @@ from fwproxy.config import (
     SecondaryConfig,
 )
 from fwproxy.policy import AccessRequest, Relation, Rule
-from fwproxy.protocol import FTP
+from fwproxy.protocol import FTP, ProtocolDefinition, protocol_id
 from fwproxy.structure import _keys
 from fwproxy_filters.ftp import FtpFilter, FtpSettings
 
@@ -42,6 +42,7 @@ BASES = {
     "[networks.NAME]": f"{FORWARD}[networks.NAME]\n",
     "[[relations]]": f'{FORWARD}{NETWORKS}[[relations]]\nfrom = "one"\nto = "two"\nkind = "nat"\n',
     "[[rules]]": f'{FORWARD}{NETWORKS}[[rules]]\naction = "allow"\n',
+    "[[protocols]]": f'{FORWARD}[[protocols]]\nname = "parcel"\n',
     "[secondary]": f"{FORWARD}[secondary]\n",
     "[datapath]": f"{FORWARD}[datapath]\n",
     "[limits]": f"{FORWARD}[limits]\n",
@@ -55,6 +56,7 @@ CLASSES: dict[str, type[Any]] = {
     "[networks.NAME]": config_file._NetworkTable,
     "[[relations]]": Relation,
     "[[rules]]": Rule,
+    "[[protocols]]": ProtocolDefinition,
     "[secondary]": SecondaryConfig,
     "[datapath]": DatapathConfig,
     "[limits]": Limits,
@@ -117,6 +119,8 @@ def test_every_default_is_the_default(table: str, key: str, default: str) -> Non
     elif default == "none":
         (attribute,) = (each for each in attrs.fields(CLASSES[table]) if each.name == key)
         assert attribute.default is None
+    elif default == "from the name":
+        assert parse(base).protocols[0].id == protocol_id("parcel")
     else:
         value = default.strip("`")
         made = parse(f"{base}{key} = {value}\n")
