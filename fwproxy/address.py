@@ -47,6 +47,25 @@ def parse_ip(text: str) -> IpAddress:
     return mapped or address
 
 
+class Reach(enum.Enum):
+    """From where a connection to an address can be made."""
+
+    NOWHERE = "nowhere"
+    """No address of one host: all zeros, or multicast."""
+    HOST = "host"
+    """Only from the host itself, or its own link."""
+    NETWORK = "network"
+
+
+@lru_cache(maxsize=8192)
+def reach_of(host: str) -> Reach:
+    """Tell from where a connection to *host*, an IP address, can be made."""
+    address = parse_ip(host)
+    if address.is_unspecified or address.is_multicast:
+        return Reach.NOWHERE
+    return Reach.HOST if address.is_loopback or address.is_link_local else Reach.NETWORK
+
+
 def is_ip(text: str) -> bool:
     """Tell whether *text* spells an IPv4 or IPv6 address."""
     try:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fwproxy.session import Session
 
 _MAY_ATTACH = (AcceptedConnection, BindUdp, ConnectTcp, UdpDestination)
+_SECONDARY = ConnectionFlags.SECONDARY.value
 _MAY_DENY = (AcceptedConnection, BindTcp, BindUdp, ConnectTcp)
 
 
@@ -110,7 +111,7 @@ class Connection:
         self.server_sock: socket.socket | None = None
         self.opening: Opening | None = Opening(self, source)
         self._flags = flags
-        self._is_secondary = ConnectionFlags.SECONDARY in flags
+        self._is_secondary = bool(flags.value & _SECONDARY)
         self._ip_filter = ip_filter
         self._secondary_flags = secondary_flags
         self._session_filter = session_filter
@@ -131,7 +132,7 @@ class Connection:
     @property
     def connection_flags(self) -> ConnectionFlags:
         """What is true of this connection."""
-        return self._flags
+        return self._flags | ConnectionFlags.TERMINATED if self.is_closed else self._flags
 
     @property
     def is_secondary(self) -> bool:
@@ -468,7 +469,6 @@ class Connection:
             return
         self.state = ConnectionState.CLOSED
         self.close_reason = reason
-        self._flags |= ConnectionFlags.TERMINATED
         self._release(abort=failed)
         if self.permission is not None and self.proxy_address is not None:
             self.permission.cancel(reason)  # the bound one goes; others may share theirs

@@ -34,6 +34,7 @@ class Engine:
     ports: PortPool
     resolver: Resolver
     protocols: dict[str, ProtocolDefinition]
+    limits: Limits
     log: structlog.typing.FilteringBoundLogger
     ledger: Ledger = attrs.field(factory=Ledger)
     session_numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
@@ -56,13 +57,9 @@ class Engine:
             ports=PortPool(config.secondary.ports),
             resolver=Resolver(config.limits.max_resolutions),
             protocols={protocol.name: protocol for protocol in config.protocols},
-            log=get_logger(),
+            limits=config.limits,
+            log=get_logger().bind(),
         )
-
-    @property
-    def limits(self) -> Limits:
-        """The bounds."""
-        return self.config.limits
 
     def close(self) -> None:
         """Take the parts off the loop; no session may be left."""

@@ -7,6 +7,8 @@ full disk, a reader that went away) is dropped and never disturbs a session.
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import io
 import json
 import logging
@@ -32,6 +34,8 @@ _COLOURS = {
     "critical": "\x1b[1;31m",
 }
 _RESET = "\x1b[0m"
+_MOST_LINES = 256
+"""Lines that may wait for the end of the loop's turn."""
 
 
 def get_logger(**context: object) -> FilteringBoundLogger:
@@ -62,6 +66,7 @@ def configure(config: LogConfig, stream: IO[Any]) -> None:
         stream: a text or binary file, such as `sys.stderr`; colours are for terminals.
     """
     writer = _Writer(stream)
+    atexit.register(writer.flush)
     render = _json_renderer() if config.format == "json" else _console_renderer(_colourful(stream))
     structlog.configure(
         processors=[lambda _, level, event: render(level, event)],
@@ -81,18 +86,40 @@ def _colourful(stream: IO[Any]) -> bool:
 
 
 class _Writer:
-    """What structlog calls a logger: writes one rendered line, unbuffered if that is possible."""
+    """What structlog calls a logger: writes rendered lines, unbuffered if that is possible.
+
+    The lines of one turn of the event loop are written together at its end, since a system call
+    for each is what a line costs most. Without a loop each is written at once.
+    """
 
     def __init__(self, stream: IO[Any]) -> None:
         binary = getattr(stream, "buffer", stream)
         self._is_text = isinstance(binary, io.TextIOBase)
         self._file = getattr(binary, "raw", binary)
+        self._lines: list[bytes] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         stream.flush()
 
     def msg(self, line: bytes) -> None:
-        """Write *line*, or drop it when that is impossible."""
+        """Write *line* soon."""
+        loop = asyncio._get_running_loop()  # noqa: SLF001 - as documented, but None without one
+        if self._lines and loop is not self._loop:  # the one that was to write them has ended
+            self.flush()
+        self._lines.append(line)
+        if loop is None or len(self._lines) >= _MOST_LINES:
+            self.flush()
+        elif len(self._lines) == 1:
+            self._loop = loop
+            loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what waits, or drop it when that is impossible."""
+        lines, self._lines = self._lines, []
+        if not lines:
+            return
+        text = b"".join(lines)
         try:
-            self._file.write(line.decode(errors="replace") if self._is_text else line)
+            self._file.write(text.decode(errors="replace") if self._is_text else text)
         except (OSError, ValueError):
             return
 

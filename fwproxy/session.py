@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fwproxy.address import Endpoint, IpFilter, Transport
+from fwproxy.address import Endpoint, IpFilter, Reach, Transport, reach_of
 from fwproxy.config import ListenerKind
 from fwproxy.connection import Connection
 from fwproxy.dispatch import BoundFilter
@@ -144,11 +144,11 @@ class Session:
         Where it is, what only the proxy's host can reach is for clients on that host alone: a
         rule that lets clients go anywhere hardly means the services on its loopback.
         """
-        if server.port == 0 or server.is_unspecified or server.ip.is_multicast:
+        reach = reach_of(server.host)
+        if server.port == 0 or reach is Reach.NOWHERE:
             return Decision(allowed=False, rule="no address to connect to")
-        local = server.ip.is_loopback or server.ip.is_link_local
         chosen = self._listener.config.kind is not ListenerKind.FORWARD
-        if local and chosen and not self.client_address.ip.is_loopback:
+        if reach is Reach.HOST and chosen and not self.client_address.ip.is_loopback:
             return Decision(allowed=False, rule="an address of the proxy's own host")
         return self.decide(protocol, server.host)
 
