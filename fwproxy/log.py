@@ -166,7 +166,7 @@ def _console_renderer(colours: bool) -> _Renderer:  # noqa: FBT001 - one private
         trace = event.pop("exception", "")
         colour, reset = (_COLOURS.get(level, ""), _RESET) if colours else ("", "")
         parts = [now(), f"{colour}{level:<7}{reset}", _plain(event.pop("event", ""))]
-        parts += [f"{key}={_value(value)}" for key, value in event.items()]
+        parts += [f"{key}={_value(value)}" for key, value in event.items() if value is not None]
         lines = [" ".join(parts), *(f"    {_plain(row)}" for row in trace.splitlines())]
         return "".join(f"{row}\n" for row in lines).encode("utf-8", "backslashreplace")
 

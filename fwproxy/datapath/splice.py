@@ -9,7 +9,7 @@ import socket
 
 from fwproxy.datapath.base import Done, close_socket
 from fwproxy.datapath.pipes import Pipe, PipePool
-from fwproxy.datapath.poll import NOT_YET_DRAINED, READABLE, WRITABLE, Poller
+from fwproxy.datapath.poll import NOT_YET_DRAINED, READABLE, SCRATCH_SIZE, WRITABLE, Poller
 
 ROUNDS_PER_TURN = 16
 """Reads of one direction before others have their turn."""
@@ -53,44 +53,40 @@ class _Direction:
         self.bulky = False
         self.finished = False
 
-    def pump(self) -> None:
+    def pump(self) -> None:  # noqa: C901, PLR0912 - one function: every request passes it
         """Move what can be moved now."""
         relay = self.relay
         if relay is None or self.finished:
             return
+        scratch = relay.poller.scratch
         try:
-            if self._pump(relay):
-                relay.poller.defer(self.pump)
+            if self.pending is not None and not self._flush(self.pending):
+                return
+            for _ in range(ROUNDS_PER_TURN):
+                if self.bulky:
+                    self.pipe = self.pipe or relay.pipes.take()
+                    if self.pipe is not None:
+                        if not self._splice(relay, self.pipe):
+                            return
+                        continue
+                size = self.source.recv_into(scratch)
+                if not size:
+                    self._finish(relay)
+                    return
+                self.count += size
+                if not self._flush(scratch[:size]):
+                    return
+                if size < SCRATCH_SIZE:
+                    if not self.reads_on:  # a short read has drained the source
+                        return
+                elif self.count >= relay.bulk_threshold:
+                    self.bulky = True
         except BlockingIOError:
             self.reads_on = False  # drained, and no end behind it
         except OSError as error:
             relay.break_off(self, error)
-
-    def _pump(self, relay: SpliceRelay) -> bool:
-        """Return whether there may be more to do now; "would block" from the source is raised."""
-        scratch = relay.poller.scratch
-        if self.pending is not None and not self._flush(self.pending):
-            return False
-        for _ in range(ROUNDS_PER_TURN):
-            if self.bulky and self.pipe is None:
-                self.pipe = relay.pipes.take()
-            if self.pipe is not None:
-                if not self._splice(relay, self.pipe):
-                    return False
-                continue
-            size = self.source.recv_into(scratch)
-            if not size:
-                self._finish(relay)
-                return False
-            self.count += size
-            if not self._flush(scratch[:size]):
-                return False
-            if size < len(scratch):
-                if not self.reads_on:  # a short read has drained the source
-                    return False
-            elif self.count >= relay.bulk_threshold:
-                self.bulky = True
-        return True
+        else:
+            relay.poller.defer(self.pump)
 
     def _flush(self, data: bytes | memoryview) -> bool:
         try:
