@@ -6,6 +6,7 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     address  clock
     protocol
     flags  events
+    flag_rules
     policy
     filter
     kit/
@@ -13,10 +14,12 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     config
     structure
     config_file  registry  log
-    ports  ledger  resolve
+    port_sockets  reservation  ports  ledger  expected  resolve
     datapath/
     engine
-    dispatch  connection  opening  secondary  inbound  outbound  session
+    dispatch  connection  opening  address_check  secondary  inbound  outbound
+    access  client_binds  future
+    session_calls  session
     listeners/
     firewall
     demo  testing  host  catalogue  overview
@@ -25,7 +28,9 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
 
 from __future__ import annotations
 
+from fwproxy.access import HostAccess
 from fwproxy.address import Destination, Endpoint, HostName, IpFilter, Transport
+from fwproxy.client_binds import BindAnswer
 from fwproxy.config import Config, ListenerConfig, ListenerKind
 from fwproxy.config_file import load as load_config
 from fwproxy.connection import Connection
@@ -43,10 +48,12 @@ from fwproxy.flags import ConnectionFlags, SecondaryFlags, SessionFlags, Verdict
 from fwproxy.ledger import FirewallAction, LedgerEntry
 from fwproxy.outbound import Redirection
 from fwproxy.protocol import ProtocolDefinition
+from fwproxy.reservation import PortReservation
 from fwproxy.session import Session
 from fwproxy.version import __version__
 
 __all__ = [
+    "BindAnswer",
     "Config",
     "Connection",
     "ConnectionFlags",
@@ -59,11 +66,13 @@ __all__ = [
     "FirewallAction",
     "Handled",
     "Hooks",
+    "HostAccess",
     "HostName",
     "IpFilter",
     "LedgerEntry",
     "ListenerConfig",
     "ListenerKind",
+    "PortReservation",
     "Priority",
     "ProtocolDefinition",
     "Redirection",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -12,6 +14,7 @@ import attrs
 
 from fwproxy.address import Destination, Endpoint, Transport
 from fwproxy.errors import ConfigError, InvalidArgumentError
+from fwproxy.flags import SecondaryFlags
 from fwproxy.policy import ANY_NETWORK, Network, Policy, Relation, Rule
 from fwproxy.problems import Place, no_such
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
@@ -127,6 +130,13 @@ class ListenerConfig:
     )
 
 
+_ADDRESS_FLAGS = {
+    "class-c": SecondaryFlags.ALLOW_ADDRESSES_IN_CLASS_C_NETWORK,
+    "network": SecondaryFlags.ALLOW_ADDRESSES_IN_NETWORK,
+    "all": SecondaryFlags.ALLOW_ADDRESSES_ALL,
+}
+
+
 @attrs.frozen(slots=True)
 class SecondaryConfig:
     """Secondary connections.
@@ -135,11 +145,22 @@ class SecondaryConfig:
         ports: the pool for secondary listeners.
         timeout: seconds for the TIMEOUT flag.
         backlog: how many clients the kernel may hold at a redirected port.
+        allow_addresses: which addresses clients may name besides their own, whatever a filter
+            says: those of the client's /24 (`class-c`), of its network, or all. The last one
+            opens the way to bounce attacks.
     """
 
     ports: PortRange = PortRange(40000, 49999)
     timeout: float = attrs.field(default=60.0, validator=_positive)
     backlog: int = attrs.field(default=8, validator=_positive)
+    allow_addresses: tuple[Literal["class-c", "network", "all"], ...] = ()
+
+    @property
+    def address_flags(self) -> SecondaryFlags:
+        """What is added to the flags of every call that takes addresses of a client."""
+        return functools.reduce(
+            operator.or_, map(_ADDRESS_FLAGS.__getitem__, self.allow_addresses), SecondaryFlags.NONE
+        )
 
 
 @attrs.frozen(slots=True)
@@ -179,6 +200,7 @@ class Limits:
         stop_timeout: what running sessions get to finish when the proxy is stopped.
         accept_retry: the pause after accept failed for want of descriptors or memory.
         max_resolutions: host names being resolved at a time.
+        max_reserved_ports: ports that filters may reserve for later.
     """
 
     max_sessions: int = attrs.field(default=10_000, validator=_positive)
@@ -196,6 +218,7 @@ class Limits:
     stop_timeout: float = attrs.field(default=30.0, validator=_not_negative)
     accept_retry: float = attrs.field(default=0.1, validator=_positive)
     max_resolutions: int = attrs.field(default=64, validator=_positive)
+    max_reserved_ports: int = attrs.field(default=256, validator=_positive)
 
 
 @attrs.frozen(slots=True)

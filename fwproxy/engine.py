@@ -13,6 +13,8 @@ from fwproxy.clock import Deadlines
 from fwproxy.config import Config, Limits
 from fwproxy.datapath.pipes import PipePool
 from fwproxy.datapath.poll import Poller
+from fwproxy.expected import ExpectedConnects
+from fwproxy.flags import SecondaryFlags
 from fwproxy.ledger import Ledger
 from fwproxy.log import get_logger
 from fwproxy.policy import Policy
@@ -37,6 +39,8 @@ class Engine:
     limits: Limits
     log: structlog.typing.FilteringBoundLogger
     ledger: Ledger = attrs.field(factory=Ledger)
+    expected: ExpectedConnects = attrs.field(factory=ExpectedConnects)
+    address_flags: SecondaryFlags = SecondaryFlags.NONE
     session_numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
     connection_numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
     permission_numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
@@ -54,15 +58,17 @@ class Engine:
             poller=Poller(loop),
             deadlines=deadlines,
             pipes=PipePool(config.datapath.max_pipes, config.datapath.pipe_size),
-            ports=PortPool(config.secondary.ports),
+            ports=PortPool(config.secondary.ports, config.limits.max_reserved_ports),
             resolver=Resolver(config.limits.max_resolutions),
             protocols={protocol.name: protocol for protocol in config.protocols},
             limits=config.limits,
             log=get_logger().bind(),
+            address_flags=config.secondary.address_flags,
         )
 
     def close(self) -> None:
         """Take the parts off the loop; no session may be left."""
+        self.ports.close()
         self.deadlines.stop()
         self.poller.close()
         self.pipes.close()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
-from fwproxy.address import Endpoint
+from fwproxy.address import Endpoint, Transport
 from fwproxy.config import Config, ListenerConfig, ListenerKind
 from fwproxy.dispatch import BoundFilter
 from fwproxy.engine import Engine
-from fwproxy.errors import ConfigError
+from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.filter import Filter, Hooks
 from fwproxy.ledger import Ledger
 from fwproxy.listeners.base import Listener
@@ -20,6 +20,7 @@ from fwproxy.listeners.forward import ForwardListener
 from fwproxy.listeners.gateway import GatewayListener
 from fwproxy.listeners.redirect import RedirectListener
 from fwproxy.registry import find, settings_for
+from fwproxy.reservation import PortReservation
 from fwproxy.session import Session
 
 QUIET = 1.0
@@ -38,7 +39,7 @@ class Sessions:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._sessions: dict[int, Session] = {}
-        self._by_client: Counter[str] = Counter()
+        self._by_client: defaultdict[str, set[Session]] = defaultdict(set)
         self._empty: asyncio.Event | None = None
 
     def __len__(self) -> int:
@@ -52,7 +53,7 @@ class Sessions:
         limits = self._engine.limits
         if len(self._sessions) >= limits.max_sessions:
             return f"{limits.max_sessions} sessions already (max_sessions)"
-        if self._by_client[host] >= limits.max_sessions_per_client:
+        if len(self._by_client.get(host, ())) >= limits.max_sessions_per_client:
             return f"{limits.max_sessions_per_client} of the client (max_sessions_per_client)"
         return None
 
@@ -60,13 +61,18 @@ class Sessions:
         """Start a session."""
         session = Session(self._engine, listener, client, self._ended)
         self._sessions[session.id] = session
-        self._by_client[client.host] += 1
+        self._by_client[client.host].add(session)
         return session
+
+    def others_of(self, session: Session) -> list[Session]:
+        """Return the other sessions of the same client's address that are not ending."""
+        same = self._by_client.get(session.client_address.host, ())
+        return [each for each in same if each is not session and each.end_reason is None]
 
     def _ended(self, session: Session) -> None:
         del self._sessions[session.id]
         host = session.client_address.host
-        self._by_client[host] -= 1
+        self._by_client[host].discard(session)
         if not self._by_client[host]:
             del self._by_client[host]
         if self._empty is not None and not self._sessions:
@@ -159,6 +165,32 @@ class Firewall:
     def ledger(self) -> Ledger:
         """Every permission that there is."""
         return self.engine.ledger
+
+    def reserve_ports(
+        self, count: int, transport: Transport = Transport.TCP, *, host: str | None = None
+    ) -> PortReservation:
+        """Keep consecutive ports of the pool for later calls that name the reservation.
+
+        They are bound and nobody listens there, until `bind_for_client` or `redirect_connections`
+        is given the reservation. They stay reserved until its `release`, or the firewall's stop.
+
+        Args:
+            count: how many; the lowest is a multiple of it.
+            transport: TCP or UDP.
+            host: the address of this computer to reserve them on; None is every address.
+
+        Raises:
+            InvalidArgumentError: fewer than one port.
+            PortsExhaustedError: the pool has not so many left side by side.
+            AddressNotAvailableError: the address is none of this computer's.
+            QuotaError: `limits.max_reserved_ports` would be passed.
+            RuntimeError: it is not running.
+        """
+        if count < 1:
+            raise InvalidArgumentError(f"{count} ports cannot be reserved")
+        return self.engine.ports.reserve(
+            count, transport, None if host is None else Endpoint(host).host
+        )
 
     async def start(self) -> None:
         """Start the filters and listen.

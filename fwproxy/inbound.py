@@ -19,6 +19,7 @@ from fwproxy.errors import (
     TerminatingError,
 )
 from fwproxy.events import BindTcp, BindUdp, Listen
+from fwproxy.flag_rules import check_flags
 from fwproxy.flags import SecondaryFlags, Verdict
 from fwproxy.secondary import (
     USED,
@@ -27,13 +28,12 @@ from fwproxy.secondary import (
     another_connection,
     carry_datagrams,
     connected_udp,
+    increase_receive_buffer,
     max_peers,
 )
 
 if TYPE_CHECKING:
     from fwproxy.session import Session
-
-_UDP_FLAGS = SecondaryFlags.BIDIRECTIONAL | SecondaryFlags.INCREASE_RECEIVE_BUFFER
 
 
 def _check_bind(
@@ -42,13 +42,7 @@ def _check_bind(
     flags = call.flags
     if not clients:
         raise InvalidArgumentError("at least one client address is needed")
-    if SecondaryFlags.TIMEOUT in flags and SecondaryFlags.ALLOW_MULTIPLE in flags:
-        raise InvalidArgumentError(
-            "TIMEOUT and ALLOW_MULTIPLE exclude each other in bind_for_client: a port that serves "
-            "many connections is not given up after one time-out"
-        )
-    if call.is_tcp and flags & _UDP_FLAGS:
-        raise InvalidArgumentError("BIDIRECTIONAL and INCREASE_RECEIVE_BUFFER are for UDP only")
+    check_flags("bind_for_client", flags, call.protocol.transport)
     if proxy_address is not None and proxy_address.port and len(clients) > 1:
         raise InvalidArgumentError(
             f"port {proxy_address.port} can only be asked for with a single client address"
@@ -62,13 +56,6 @@ def _external_address(session: Session) -> Endpoint:
     if name is None:
         raise BadContextError("without a connected server a proxy address must be given")
     return name.with_port(0)
-
-
-def _server_host(session: Session) -> str:
-    primary = session.primary
-    if primary is None or primary.server_address is None:
-        return session.client_address.host
-    return primary.server_address.host
 
 
 async def _announce(
@@ -107,8 +94,9 @@ async def bind_for_client(
     session, count = call.session, len(clients)
     session.check_room(count, count)
     _check_bind(call, clients, proxy_address)
-    call.check_policy(_server_host(session))
+    call.check_policy(session.server_host or session.client_address.host)
     address = proxy_address or _external_address(session)
+    call.check_reserved(address, count)
     connections = [call.connection(client) for client in clients]
     sockets: list[socket.socket] = []
     bind = _bind_tcp if call.is_tcp else _bind_udp
@@ -137,6 +125,8 @@ def _bind_tcp(call: SecondaryCall, connection: Connection, sock: socket.socket) 
             chosen.permission = port.action
             chosen.opening.accept_server(sock, server)
 
+    if SecondaryFlags.INCREASE_RECEIVE_BUFFER in call.flags:
+        increase_receive_buffer(sock)
     port = WaitingPort(call.session, sock, accepted, single=call.is_single)
 
     def close(reason: str) -> None:

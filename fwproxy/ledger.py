@@ -25,7 +25,7 @@ class LedgerEntry:
         filter: the name of the session filter's class that asked for it, if it said so.
         protocol: the name of the secondary protocol.
         transport: TCP or UDP.
-        proxy_address: where the proxy listens.
+        proxy_address: where the proxy waits; None where the client connects by itself.
         target: where it connects to; None for a client address that is not known yet.
         peers: who may come; None is everybody.
         age: seconds since it was given.
@@ -40,7 +40,7 @@ class LedgerEntry:
     filter: str | None
     protocol: str
     transport: str
-    proxy_address: str
+    proxy_address: str | None
     target: str | None
     peers: str | None
     age: float
@@ -53,7 +53,8 @@ class LedgerEntry:
 class FirewallAction:
     """One revocable permission.
 
-    It is cancelled by itself after single use, at its time-out, and when its session ends.
+    It is cancelled by itself after single use, at its time-out, and when its session ends (with
+    ADDRESS_BASED, when the last session of the client's address does).
     What its attributes mean, `LedgerEntry` says.
     """
 
@@ -61,7 +62,7 @@ class FirewallAction:
     session: Session
     protocol: ProtocolDefinition
     transport: Transport
-    proxy_address: Endpoint
+    proxy_address: Endpoint | None
     target: Endpoint | None
     peers: IpFilter | None
     created: float
@@ -103,7 +104,7 @@ class FirewallAction:
             filter=self.filter_name,
             protocol=self.protocol.name,
             transport=self.transport.value,
-            proxy_address=str(self.proxy_address),
+            proxy_address=None if self.proxy_address is None else str(self.proxy_address),
             target=None if self.target is None else str(self.target),
             peers=None if self.peers is None else str(self.peers),
             age=round(now - self.created, 3),

@@ -12,6 +12,7 @@ from fwproxy.connection import Connection, ConnectionState
 from fwproxy.datapath.base import close_socket
 from fwproxy.datapath.datagram import DatagramRelay
 from fwproxy.errors import BadContextError, InvalidArgumentError
+from fwproxy.flag_rules import check_flags
 from fwproxy.flags import SecondaryFlags
 from fwproxy.ledger import FirewallAction
 from fwproxy.secondary import (
@@ -21,14 +22,8 @@ from fwproxy.secondary import (
     another_connection,
     carry_datagrams,
     connected_udp,
+    increase_receive_buffer,
     max_peers,
-)
-
-_FLAGS = (
-    SecondaryFlags.ALLOW_MULTIPLE
-    | SecondaryFlags.TIMEOUT
-    | SecondaryFlags.NO_KERNEL_MODE
-    | SecondaryFlags.INCREASE_RECEIVE_BUFFER
 )
 
 
@@ -53,16 +48,17 @@ async def redirect_connections(
     session, count = call.session, len(targets)
     if not targets:
         raise InvalidArgumentError("at least one target is needed")
-    wrong = call.flags & ~_FLAGS
-    if wrong:
-        raise InvalidArgumentError(f"redirect_connections does not take {wrong}")
+    check_flags("redirect_connections", call.flags, call.protocol.transport)
     session.check_room(count, count)
     for target in targets:
         _check_target(call, target)
     internal = session.internal_host
     if internal is None:
         raise BadContextError("the session's client has no primary connection")
-    sockets = call.allocate(Endpoint(internal), count, session.engine.config.secondary.backlog)
+    here = Endpoint(internal)
+    call.check_reserved(here, count)
+    sockets = call.allocate(here, count, session.engine.config.secondary.backlog)
+    lowest: int = sockets[0].getsockname()[1]
     actions: list[FirewallAction] = []
     try:
         for sock, target in zip(sockets, targets, strict=True):
@@ -75,7 +71,7 @@ async def redirect_connections(
             action.cancel("not redirected")
         call.give_back(sockets)
         raise
-    advertised = Endpoint(session.advertised_host or internal, actions[0].proxy_address.port)
+    advertised = Endpoint(session.advertised_host or internal, lowest)
     return Redirection(advertised, tuple(actions))
 
 
@@ -96,15 +92,15 @@ def _redirect_tcp(
     call: SecondaryCall, sock: socket.socket, target: Endpoint | Connection
 ) -> FirewallAction:
     def accepted(sock: socket.socket, client: Endpoint) -> None:
-        chosen = target if isinstance(target, Connection) else another_connection(call, client)
-        if chosen is None or chosen.opening is None:
-            close_socket(sock, abort=True)
-            return
-        chosen.opening.accept_client(sock, client)
         if isinstance(target, Endpoint):
-            chosen.permission = port.action
-            chosen.opening.request(target)
+            connect_accepted(call, port.action, sock, client, target)
+        elif target.opening is None:
+            close_socket(sock, abort=True)
+        else:
+            target.opening.accept_client(sock, client)
 
+    if SecondaryFlags.INCREASE_RECEIVE_BUFFER in call.flags:
+        increase_receive_buffer(sock)
     port = WaitingPort(call.session, sock, accepted, single=call.is_single)
 
     def close(reason: str) -> None:
@@ -118,9 +114,28 @@ def _redirect_tcp(
     return port.action
 
 
+def connect_accepted(
+    call: SecondaryCall,
+    action: FirewallAction | None,
+    sock: socket.socket,
+    client: Endpoint,
+    server: Endpoint,
+) -> Connection | None:
+    """Pass a client's connection on to the server; None, and it is cut off, without room for it."""
+    made = another_connection(call, client)
+    if made is None or made.opening is None:
+        close_socket(sock, abort=True)
+        return None
+    made.permission = action
+    made.opening.accept_client(sock, client)
+    made.opening.request(server)
+    return made
+
+
 async def connect_for_client(call: SecondaryCall, client: Endpoint, server: Endpoint) -> Connection:
     """Do what `Session.connect_for_client` says."""
     call.session.check_room(0, 1)
+    check_flags("connect_for_client", call.flags, call.protocol.transport)
     if client.is_unspecified:
         raise InvalidArgumentError("an address to connect to is needed")
     call.session.check_client_addresses([client], call.flags)

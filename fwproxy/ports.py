@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import random
 import socket
 from collections import defaultdict
+from collections.abc import Iterator
 
 from fwproxy.address import Endpoint, Transport
 from fwproxy.config import PortRange
 from fwproxy.errors import (
     AddressInUseError,
-    AddressNotAvailableError,
     PortsExhaustedError,
+    QuotaError,
 )
-
-_IN_USE = {errno.EADDRINUSE}
+from fwproxy.port_sockets import address_error, open_port
+from fwproxy.reservation import PortReservation
 
 
 class PortPool:
@@ -25,23 +25,35 @@ class PortPool:
     a full pool is known without asking 10,000 times.
     """
 
-    def __init__(self, ports: PortRange) -> None:
+    def __init__(self, ports: PortRange, max_reserved: int = 0) -> None:
         self.ports = ports
+        self._max_reserved = max_reserved
         self._taken: defaultdict[tuple[Transport, str], set[int]] = defaultdict(set)
+        self._reservations: dict[tuple[Transport, int], PortReservation] = {}
         self._random = random.SystemRandom()
 
     @property
     def in_use(self) -> int:
-        """Ports handed out and not released yet."""
+        """Ports handed out and not released yet; reserved ones count only while they are used."""
         return sum(map(len, self._taken.values()))
 
+    @property
+    def reserved(self) -> int:
+        """Ports that are kept for those who have reserved them."""
+        return len(self._reservations)
+
     def allocate(
-        self, proxy_address: Endpoint, transport: Transport, count: int = 1, backlog: int = 1
+        self,
+        proxy_address: Endpoint,
+        transport: Transport,
+        count: int = 1,
+        backlog: int | None = 1,
     ) -> list[socket.socket]:
         """Bind *count* consecutive ports, the lowest a multiple of *count* (S07, S08).
 
-        TCP sockets listen already. A port other than 0 in *proxy_address* is taken as it is, in
-        or out of the range (S10: only for a count of 1, which the caller checks).
+        TCP sockets listen already, unless *backlog* is None: then nobody can come until
+        `start_listening`. A port other than 0 in *proxy_address* is taken as it is, in or out of
+        the range (S10: only for a count of 1, which the caller checks).
 
         Raises:
             AddressInUseError: the port asked for is taken.
@@ -51,20 +63,28 @@ class PortPool:
         if proxy_address.port:
             return [self._open(proxy_address, transport, backlog)]
         taken = self._taken.get((transport, proxy_address.host), set())
-        lowest = -(-self.ports.first // count) * count
-        places = (self.ports.last + 1 - lowest) // count
-        if places > 0 and not self._is_full(taken):
-            start = self._random.randrange(places)
-            for step in range(places):
-                first = lowest + (start + step) % places * count
-                wanted = range(first, first + count)
+        if not self._is_full(taken):
+            for wanted in self._places(count):
                 if taken.isdisjoint(wanted):
                     sockets = self._open_all(proxy_address, transport, wanted, backlog)
                     if sockets:
                         return sockets
-        raise PortsExhaustedError(
+        raise self._exhausted(transport, count, proxy_address.host)
+
+    def _places(self, count: int) -> Iterator[range]:
+        """Yield all runs of *count* ports that begin with a multiple of it, from a random one."""
+        lowest = -(-self.ports.first // count) * count
+        places = (self.ports.last + 1 - lowest) // count
+        if places > 0:
+            start = self._random.randrange(places)
+            for step in range(places):
+                first = lowest + (start + step) % places * count
+                yield range(first, first + count)
+
+    def _exhausted(self, transport: Transport, count: int, host: str) -> PortsExhaustedError:
+        return PortsExhaustedError(
             f"no {count} consecutive {transport.value} port(s) of {self.ports} are free on "
-            f"{proxy_address.host} (secondary.ports)"
+            f"{host} (secondary.ports)"
         )
 
     def _is_full(self, taken: set[int]) -> bool:
@@ -72,8 +92,71 @@ class PortPool:
         all_ports = range(self.ports.first, self.ports.last + 1)
         return len(taken) >= len(all_ports) and taken.issuperset(all_ports)
 
+    def reserve(self, count: int, transport: Transport, host: str | None = None) -> PortReservation:
+        """Keep *count* consecutive ports, the lowest a multiple of *count*, from everybody else.
+
+        Args:
+            count: how many.
+            transport: TCP or UDP.
+            host: the address to keep them on; None is every address.
+
+        Raises:
+            PortsExhaustedError: there are not so many free ones side by side.
+            AddressNotAvailableError: the address is none of this computer's.
+            QuotaError: `limits.max_reserved_ports` would be passed.
+        """
+        if self.reserved + count > self._max_reserved:
+            raise QuotaError(f"more than {self._max_reserved} ports (max_reserved_ports)")
+        for wanted in self._places(count):
+            if any((transport, port) in self._reservations for port in wanted):
+                continue
+            reservation = PortReservation(wanted, transport, host, self._unreserved)
+            try:
+                reservation.take()
+            except AddressInUseError:
+                continue
+            for port in wanted:
+                self._reservations[transport, port] = reservation
+            return reservation
+        raise self._exhausted(transport, count, host or "every address")
+
+    def _unreserved(self, reservation: PortReservation) -> None:
+        for port in reservation.ports:
+            self._reservations.pop((reservation.transport, port), None)
+
+    def open_reserved(
+        self, reservation: PortReservation, proxy_address: Endpoint, count: int, backlog: int
+    ) -> list[socket.socket]:
+        """Bind *count* consecutive ports of a reservation, the first ones that are not in use.
+
+        Raises:
+            InvalidArgumentError: the reservation has been released, has fewer ports, or is for
+                another address.
+            AddressInUseError: all of its ports are in use.
+        """
+        reservation.check(reservation.transport, count, proxy_address.host)
+        for first in range(reservation.first, reservation.first + reservation.count - count + 1):
+            wanted = range(first, first + count)
+            if reservation.busy.isdisjoint(wanted):
+                with reservation.shared():
+                    sockets = self._open_all(
+                        proxy_address, reservation.transport, wanted, backlog, reserved=True
+                    )
+                if sockets:
+                    reservation.busy.update(wanted)
+                    return sockets
+        raise AddressInUseError(f"{reservation} has no {count} consecutive port(s) that are unused")
+
+    def close(self) -> None:
+        """Release every reservation."""
+        for reservation in set(self._reservations.values()):
+            reservation.release()
+
     def release(self, proxy_address: Endpoint, transport: Transport) -> None:
         """Take a port back whose socket has been closed."""
+        reservation = self._reservations.get((transport, proxy_address.port))
+        if reservation is not None and reservation.host in {None, proxy_address.host}:
+            reservation.busy.discard(proxy_address.port)
         taken = self._taken.get((transport, proxy_address.host))
         if taken is not None:
             taken.discard(proxy_address.port)
@@ -81,13 +164,20 @@ class PortPool:
                 del self._taken[transport, proxy_address.host]
 
     def _open_all(
-        self, proxy_address: Endpoint, transport: Transport, wanted: range, backlog: int
+        self,
+        proxy_address: Endpoint,
+        transport: Transport,
+        wanted: range,
+        backlog: int | None,
+        *,
+        reserved: bool = False,
     ) -> list[socket.socket]:
         """Return the sockets, or none when one of the ports is taken by somebody else (S02)."""
         sockets: list[socket.socket] = []
         try:
             for port in wanted:
-                sockets.append(self._open(proxy_address.with_port(port), transport, backlog))  # noqa: PERF401 - what was opened must be known on failure
+                address = proxy_address.with_port(port)
+                sockets.append(self._open(address, transport, backlog, reserved=reserved))
         except BaseException as error:
             for sock in sockets:
                 address = Endpoint.from_sockaddr(sock.getsockname())
@@ -98,25 +188,23 @@ class PortPool:
             return []
         return sockets
 
-    def _open(self, address: Endpoint, transport: Transport, backlog: int) -> socket.socket:
+    def _open(
+        self,
+        address: Endpoint,
+        transport: Transport,
+        backlog: int | None,
+        *,
+        reserved: bool = False,
+    ) -> socket.socket:
+        wanted = backlog if transport is Transport.TCP else None
+        sock = open_port(address, transport, shared=wanted is not None or reserved)
         try:
-            sock = socket.socket(address.family, transport.socket_type | socket.SOCK_NONBLOCK)
-        except OSError as error:  # no descriptor, or no IPv6
-            raise AddressNotAvailableError(f"{address}: {error.strerror}") from error
-        try:
-            if transport is Transport.TCP:
-                # Earlier connections of this port may still be in TIME_WAIT. Two listeners
-                # exclude each other all the same, at listen().
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes stay in
-            sock.bind(address.sockaddr)
-            if transport is Transport.TCP:
-                sock.listen(backlog)
+            if wanted is not None:
+                sock.listen(wanted)
+            elif reserved:  # nobody is to join it when the reservation has been released
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         except OSError as error:
             sock.close()
-            if error.errno in _IN_USE:
-                raise AddressInUseError(f"{address} is already in use") from error
-            raise AddressNotAvailableError(f"{address}: {error.strerror}") from error
+            raise address_error(address, error) from error
         self._taken[transport, address.host].add(address.port or sock.getsockname()[1])
         return sock

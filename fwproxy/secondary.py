@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -15,16 +14,16 @@ from fwproxy.connection import Connection
 from fwproxy.datapath.accept import Acceptor
 from fwproxy.datapath.base import close_socket
 from fwproxy.datapath.datagram import DatagramRelay
-from fwproxy.errors import PolicyRulesDeniedError
+from fwproxy.errors import InvalidArgumentError, PolicyRulesDeniedError
 from fwproxy.filter import SessionFilter
 from fwproxy.flags import ConnectionFlags, SecondaryFlags
 from fwproxy.ledger import FirewallAction
 from fwproxy.protocol import ProtocolDefinition
+from fwproxy.reservation import PortReservation
 
 if TYPE_CHECKING:
     from fwproxy.session import Session
 
-LOWEST_UNRESTRICTED_PORT = 1024
 USED = "used"
 """The close reason of a permission whose one connection has come."""
 
@@ -43,6 +42,7 @@ class SecondaryCall:
         context: goes with it.
         ip_filter: who may be at the remote end of an inbound connection.
         source: the address to leave from towards the server.
+        reserved: the ports to use, instead of any of the pool.
     """
 
     session: Session
@@ -52,6 +52,7 @@ class SecondaryCall:
     context: object = None
     ip_filter: IpFilter | None = None
     source: Endpoint | None = None
+    reserved: PortReservation | None = None
 
     @property
     def is_tcp(self) -> bool:
@@ -94,7 +95,21 @@ class SecondaryCall:
     def allocate(self, address: Endpoint, count: int, backlog: int) -> list[socket.socket]:
         """Bind consecutive ports (`PortPool.allocate`)."""
         ports = self.session.engine.ports
-        return ports.allocate(address, self.protocol.transport, count, backlog)
+        if self.reserved is None:
+            return ports.allocate(address, self.protocol.transport, count, backlog)
+        return ports.open_reserved(self.reserved, address, count, backlog)
+
+    def check_reserved(self, address: Endpoint, count: int) -> None:
+        """Make sure that the reserved ports, if any, are such as this call needs.
+
+        Raises:
+            InvalidArgumentError: they are not; the message says why.
+        """
+        if self.reserved is None:
+            return
+        self.reserved.check(self.protocol.transport, count, address.host)
+        if address.port:
+            raise InvalidArgumentError(f"either port {address.port} or {self.reserved}, not both")
 
     def give_back(self, sockets: Iterable[socket.socket]) -> None:
         """Close those of the allocated ports that no permission has closed."""
@@ -106,13 +121,18 @@ class SecondaryCall:
 
     def permit(
         self,
-        proxy_address: Endpoint,
+        proxy_address: Endpoint | None,
         target: Endpoint | None,
         peers: IpFilter | None,
         close: Callable[[str], None],
     ) -> FirewallAction:
-        """Enter a permission in the ledger; its end, whatever the cause, closes its port."""
+        """Enter a permission in the ledger; its end, whatever the cause, closes its port.
+
+        Without a *proxy_address* there is no port: a listener looks the permission up.
+        """
         session, engine = self.session, self.session.engine
+        # A UDP port expires when idle instead (S19).
+        timeout = self.timeout if self.is_tcp or proxy_address is None else None
         now = engine.deadlines.now()
         expiry: Deadline | None = None
 
@@ -120,9 +140,10 @@ class SecondaryCall:
             if expiry is not None:
                 expiry.cancel()
             engine.ledger.strike(action)
-            session.permissions.discard(action)
+            action.session.permissions.discard(action)
             close(reason)
-            engine.ports.release(proxy_address, self.protocol.transport)
+            if proxy_address is not None:
+                engine.ports.release(proxy_address, self.protocol.transport)
             engine.log.debug("permission ended", permission=action, reason=reason)
 
         action = FirewallAction(
@@ -134,45 +155,16 @@ class SecondaryCall:
             target=target,
             peers=peers,
             created=now,
-            expires=None if self.timeout is None or not self.is_tcp else now + self.timeout,
+            expires=None if timeout is None else now + timeout,
             filter_name=None if self.session_filter is None else type(self.session_filter).__name__,
             withdraw=withdraw,
         )
-        if self.timeout is not None and self.is_tcp:  # UDP expires when idle instead (S19)
-            expiry = engine.deadlines.after(self.timeout, action.expire)
+        if timeout is not None:
+            expiry = engine.deadlines.after(timeout, action.expire)
         engine.ledger.enter(action)
         session.permissions.add(action)
         engine.log.debug("permission given", permission=action)
         return action
-
-
-def client_address_problem(session: Session, client: Endpoint, flags: SecondaryFlags) -> str | None:
-    """Say why the session's client may not name *client* as its own, or None (S01, S03)."""
-    if client.is_unspecified:
-        return None
-    if client.port < LOWEST_UNRESTRICTED_PORT and (
-        client.port == 0 or SecondaryFlags.IGNORE_RESTRICTED_PORTS not in flags
-    ):
-        return f"port {client.port} of {client} is restricted (below {LOWEST_UNRESTRICTED_PORT})"
-    own = session.client_address.host
-    if client.host == own or SecondaryFlags.ALLOW_ADDRESSES_ALL in flags:
-        return None
-    if SecondaryFlags.ALLOW_ADDRESSES_IN_CLASS_C_NETWORK in flags and _same_class_c(
-        own, client.host
-    ):
-        return None
-    if SecondaryFlags.ALLOW_ADDRESSES_IN_NETWORK in flags:
-        policy = session.engine.policy
-        network = policy.network_of(own)
-        if network is not None and policy.network_of(client.host) == network:
-            return None
-    return f"{client} is not an address of the client {own}"
-
-
-def _same_class_c(one: str, other: str) -> bool:
-    if ":" in one or ":" in other:
-        return False
-    return ipaddress.ip_address(other) in ipaddress.ip_network(f"{one}/24", strict=False)
 
 
 class WaitingPort:
@@ -255,7 +247,7 @@ def carry_datagrams(
 ) -> FirewallAction:
     """Enter a UDP permission and let its datagrams flow."""
     if SecondaryFlags.INCREASE_RECEIVE_BUFFER in call.flags:
-        _increase_receive_buffer(relay.sock)
+        increase_receive_buffer(relay.sock)
     action = call.permit(address, target, peers, connection.close)
     connection.bind(address, action)
     try:
@@ -266,7 +258,7 @@ def carry_datagrams(
     return action
 
 
-def _increase_receive_buffer(sock: socket.socket) -> None:
+def increase_receive_buffer(sock: socket.socket) -> None:
     """Make it 64 KiB, or leave it as it is where the system's default is more (S22)."""
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 2 * _RECEIVE_BUFFER:  # socket(7)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)

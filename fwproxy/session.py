@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fwproxy.address import Endpoint, IpFilter, Reach, Transport, reach_of
+from fwproxy.address import Endpoint, IpFilter, Reach, reach_of
+from fwproxy.address_check import client_address_problem
+from fwproxy.client_binds import ClientBinds
 from fwproxy.config import ListenerKind
 from fwproxy.connection import Connection
 from fwproxy.dispatch import BoundFilter
@@ -19,19 +21,25 @@ from fwproxy.errors import (
 )
 from fwproxy.filter import FAULTS, SessionFilter
 from fwproxy.flags import SecondaryFlags, SessionFlags, Verdict
-from fwproxy.inbound import bind_for_client
+from fwproxy.future import hand_over
 from fwproxy.ledger import FirewallAction
-from fwproxy.outbound import Redirection, connect_for_client, redirect_connections
 from fwproxy.policy import AccessRequest, Decision
 from fwproxy.protocol import ProtocolDefinition
-from fwproxy.secondary import SecondaryCall, client_address_problem
+from fwproxy.reservation import PortReservation
+from fwproxy.secondary import SecondaryCall
+from fwproxy.session_calls import SessionCalls
 
 if TYPE_CHECKING:
     from fwproxy.listeners.base import Listener
 
 
-class Session:
+_NO_ADDRESS = Decision(allowed=False, rule="no address to connect to")
+
+
+class Session(SessionCalls):
     """One client of one listener. It owns its connections and permissions: its end ends them.
+
+    The calls that open something are those of `SessionCalls`.
 
     Attributes:
         id: its number in log and ledger.
@@ -44,7 +52,7 @@ class Session:
     """
 
     __slots__ = (
-        "__weakref__", "_hearings", "_listener", "_on_end", "advertised_host",
+        "__weakref__", "_client_binds", "_hearings", "_listener", "_on_end", "advertised_host",
         "authenticated_user", "bound_filters", "client_address", "connections", "end_reason",
         "engine", "id", "permissions", "primary", "protocol", "session_filters",
     )  # fmt: skip
@@ -71,6 +79,7 @@ class Session:
         self.session_filters: dict[str, SessionFilter | None] = {}
         self.end_reason: str | None = None
         self._hearings: set[asyncio.Future[Verdict]] | None = None
+        self._client_binds: ClientBinds | None = None
 
     def __repr__(self) -> str:
         return f"<Session {self.id} {self.client_address.host}>"
@@ -89,6 +98,19 @@ class Session:
         if self.end_reason is not None:
             flags |= SessionFlags.TERMINATED
         return flags
+
+    @property
+    def server_host(self) -> str | None:
+        """The address of its server, the external peer; None while there is none."""
+        server = None if self.primary is None else self.primary.server_address
+        return None if server is None else server.host
+
+    @property
+    def client_binds(self) -> ClientBinds:
+        """The ports that the client has bound by itself, for the listener to fill in."""
+        if self._client_binds is None:
+            self._client_binds = ClientBinds(self)
+        return self._client_binds
 
     @property
     def last_active(self) -> float:
@@ -139,27 +161,36 @@ class Session:
         return self.engine.policy.decide(AccessRequest(protocol, client, server, user))
 
     def decide_primary(self, protocol: ProtocolDefinition, server: Endpoint) -> Decision:
-        """Ask the policy about a server that may be the client's own choice.
+        """Ask the policy about a server that may be the client's own choice."""
+        if server.port == 0:
+            return _NO_ADDRESS
+        return self.decide_host(protocol, server.host)
 
-        Where it is, what only the proxy's host can reach is for clients on that host alone: a
-        rule that lets clients go anywhere hardly means the services on its loopback.
+    def decide_host(self, protocol: ProtocolDefinition, server: str) -> Decision:
+        """Ask the policy about a server's address, whatever its port.
+
+        Where the client may choose, what only the proxy's host can reach is for clients on that
+        host alone: a rule that lets clients go anywhere hardly means the services on its loopback.
         """
-        reach = reach_of(server.host)
-        if server.port == 0 or reach is Reach.NOWHERE:
-            return Decision(allowed=False, rule="no address to connect to")
+        reach = reach_of(server)
+        if reach is Reach.NOWHERE:
+            return _NO_ADDRESS
         chosen = self._listener.config.kind is not ListenerKind.FORWARD
         if reach is Reach.HOST and chosen and not self.client_address.ip.is_loopback:
             return Decision(allowed=False, rule="an address of the proxy's own host")
-        return self.decide(protocol, server.host)
+        return self.decide(protocol, server)
 
     def check_client_addresses(
         self, clients: Sequence[Endpoint], flags: SecondaryFlags = SecondaryFlags.NONE
     ) -> None:
         """Make sure that every address is one that this client may name (S01, S03).
 
+        The flags are added to those of `[secondary] allow_addresses`.
+
         Raises:
             AddressNotAllowedError: one is not; the message says which and why.
         """
+        flags |= self.engine.address_flags
         for client in clients:
             problem = client_address_problem(self, client, flags)
             if problem:
@@ -178,112 +209,22 @@ class Session:
         name = None if self.primary is None else self.primary.internal_socket_name
         return None if name is None else name.host
 
-    async def bind_for_client(
+    # Life cycle, from here on for the engine only.
+
+    def _call(
         self,
-        client_addresses: Sequence[Endpoint],
-        *,
-        proxy_address: Endpoint | None = None,
-        transport: Transport = Transport.TCP,
-        flags: SecondaryFlags = SecondaryFlags.NONE,
-        backlog: int = 1,
         protocol: ProtocolDefinition,
+        flags: SecondaryFlags = SecondaryFlags.NONE,
         session_filter: SessionFilter | None = None,
         context: object = None,
         ip_filter: IpFilter | None = None,
-    ) -> list[Connection]:
-        """Bind consecutive ports of the proxy on behalf of the client, for inbound connections.
-
-        All or nothing: an error leaves no connection and no port behind (S02).
-
-        Args:
-            client_addresses: where to pass each connection on; an all-zero one is supplied later
-                by `Connection.set_client_address` (S05).
-            proxy_address: the address to bind, port 0 for any of the pool; None is the proxy's
-                address towards the server.
-            transport: TCP or UDP.
-            flags: see `SecondaryFlags`.
-            backlog: reaches listen() unchanged (S23).
-            protocol: what the connections are; one of the primary protocol's secondaries, or
-                itself allowed.
-            session_filter: hears EstablishedConnection, with *context* (S28, S29).
-            context: any object.
-            ip_filter: who may connect; None is everybody (S24).
-
-        Returns:
-            One connection for each client address; the i-th has the lowest port + i (S07).
-
-        Raises:
-            AddressNotAllowedError: a client address is not the client's, or a port below 1024.
-            AddressInUseError: the port asked for, or the whole pool, is taken.
-            AddressNotAvailableError: the proxy address is none of this computer's.
-            PolicyRulesDeniedError: the rules or a filter say no.
-            InvalidArgumentError: arguments that make no sense together.
-            QuotaError: a limit was reached.
-            TerminatingError: the session is ending.
-        """
-        call = SecondaryCall(
-            self, protocol.over(transport), flags, session_filter, context, ip_filter
-        )
-        return await bind_for_client(call, client_addresses, proxy_address, backlog)
-
-    async def redirect_connections(
-        self,
-        targets: Sequence[Endpoint | Connection],
         *,
-        proxy_external_address: Endpoint | None = None,
-        transport: Transport = Transport.TCP,
-        flags: SecondaryFlags = SecondaryFlags.NONE,
-        protocol: ProtocolDefinition,
-        session_filter: SessionFilter | None = None,
-        context: object = None,
-    ) -> Redirection:
-        """Open ports of the proxy where the client's connections are passed on to the targets.
-
-        Args:
-            targets: where to; a connection from `bind_for_client` whose client address is all
-                zeros gets the client as its other end.
-            proxy_external_address: the address to leave from (S36); None is any.
-            transport: TCP or UDP.
-            flags: ALLOW_MULTIPLE, TIMEOUT, NO_KERNEL_MODE and INCREASE_RECEIVE_BUFFER (S40).
-            protocol: as for `bind_for_client`.
-            session_filter: hears EstablishedConnection, with *context*.
-            context: any object.
-
-        Returns:
-            What to tell the client, and one action for each target (S34, S35).
-
-        Raises:
-            The same as `bind_for_client`.
-        """
-        call = SecondaryCall(
-            self, protocol.over(transport), flags, session_filter, context,
-            source=proxy_external_address,
-        )  # fmt: skip
-        return await redirect_connections(call, targets)
-
-    async def connect_for_client(
-        self,
-        client_address: Endpoint,
-        server_address: Endpoint,
-        *,
-        proxy_external_address: Endpoint | None = None,
-        flags: SecondaryFlags = SecondaryFlags.NONE,
-        protocol: ProtocolDefinition,
-        session_filter: SessionFilter | None = None,
-        context: object = None,
-    ) -> Connection:
-        """Connect to the server and to the client, where both of them wait for a connection.
-
-        Raises:
-            The same as `bind_for_client`. That one of them cannot be reached ends the
-            connection, and is heard of as ConnectionTerminating.
-        """
-        call = SecondaryCall(
-            self, protocol, flags, session_filter, context, source=proxy_external_address
+        source: Endpoint | None = None,
+        reserved: PortReservation | None = None,
+    ) -> SecondaryCall:
+        return SecondaryCall(
+            self, protocol, flags, session_filter, context, ip_filter, source, reserved
         )
-        return await connect_for_client(call, client_address, server_address)
-
-    # Life cycle, from here on for the engine only.
 
     def _check_alive(self) -> None:
         if self.end_reason is not None:
@@ -340,6 +281,10 @@ class Session:
         if self.end_reason is None:
             self.end_reason = reason
         drain = 0.0 if at_once else self.engine.limits.drain_timeout
+        if self.engine.expected:
+            hand_over(self, self._listener.sessions.others_of(self))
+        if self._client_binds is not None:
+            self._client_binds.close_all("its session has ended")
         for action in tuple(self.permissions):
             action.cancel("its session has ended")
         for connection in tuple(self.connections):

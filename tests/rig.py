@@ -390,9 +390,10 @@ def probe_config(
     kind: ListenerKind = ListenerKind.FORWARD,
     bind: Endpoint = Endpoint(HOST),  # noqa: B008 - a frozen value
     limits: Limits | None = None,
+    more: Sequence[ListenerConfig] = (),
     **rest: Any,
 ) -> Config:
-    """Return a configuration with one listener that is called and speaks `probe`."""
+    """Return a configuration with a listener that is called and speaks `probe`, and *more*."""
     probe = ProtocolDefinition("probe", secondary=("probe-data",), filters=tuple(filters))
     listener = ListenerConfig(
         "probe",
@@ -402,7 +403,7 @@ def probe_config(
         upstream if kind is ListenerKind.FORWARD else None,
     )
     protocols = (*BUILT_IN, probe, PROBE_DATA)
-    return Config((listener,), protocols=protocols, limits=limits or Limits(), **rest)
+    return Config((listener, *more), protocols=protocols, limits=limits or Limits(), **rest)
 
 
 @contextlib.asynccontextmanager

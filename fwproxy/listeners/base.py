@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fwproxy.address import Destination, Endpoint
+from fwproxy.address import Destination, Endpoint, Transport
 from fwproxy.config import ListenerConfig
 from fwproxy.connection import Connection
 from fwproxy.datapath.accept import Acceptor
@@ -30,6 +30,7 @@ class Listener:
         protocol: the definition of what it serves.
         bound_filters: the filters of that protocol, in call order.
         address: where it listens, with the actual port.
+        sessions: where its sessions are kept, with those of the other listeners.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Listener:
         self.protocol = engine.protocols[config.protocol]
         self.bound_filters = bound_filters
         self.address = config.bind
-        self._sessions = sessions
+        self.sessions = sessions
         self._acceptor: Acceptor | None = None
 
     def start(self) -> None:
@@ -93,14 +94,16 @@ class Listener:
         )
 
     def _accepted(self, sock: socket.socket, client: Endpoint) -> None:
-        refusal = self._sessions.refusal(client.host)
+        if self.engine.expected and self._take_expected(sock, client):
+            return
+        refusal = self.sessions.refusal(client.host)
         if refusal is not None:
             close_socket(sock, abort=True)
             self.engine.log.warning(
                 "client refused", listener=self.config.name, client=str(client), reason=refusal
             )
             return
-        session = self._sessions.open(self, client)
+        session = self.sessions.open(self, client)
         connection = Connection(session, self.protocol, client_address=client)
         connection.client_sock = sock
         session.primary = connection
@@ -110,6 +113,20 @@ class Listener:
             connection.close(str(error), failed=True)
         except Exception as error:  # noqa: BLE001 - one client's fault, not the listener's
             connection.close(f"internal error: {error!r}", failed=True, error=error)
+
+    def _take_expected(self, sock: socket.socket, client: Endpoint) -> bool:
+        """Hand a connection over to the session that expects it, if there is one."""
+        expected = self.engine.expected
+        server = self.destination(sock) if expected.expects(client.host) else None
+        found = None if server is None else expected.claim(client.host, Transport.TCP, server)
+        if found is None:
+            return False
+        found.accept(sock, client)
+        return True
+
+    def destination(self, sock: socket.socket) -> Endpoint | None:  # noqa: ARG002 - subclasses look
+        """Return where a client wants to go, where that is its own choice and known at once."""
+        return None
 
     def open_primary(self, session: Session, connection: Connection, sock: socket.socket) -> None:
         """Set the connection on its way.

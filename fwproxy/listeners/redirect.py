@@ -38,11 +38,15 @@ class RedirectListener(Listener):
     address that the listener is configured to `advertise` takes its place.
     """
 
+    def destination(self, sock: socket.socket) -> Endpoint | None:
+        """Return the original destination, unless that is the proxy itself."""
+        server = original_destination(sock)
+        return None if server == Endpoint.from_sockaddr(sock.getsockname()) else server
+
     def open_primary(self, session: Session, connection: Connection, sock: socket.socket) -> None:
         """Ask for the original destination."""
-        local = Endpoint.from_sockaddr(sock.getsockname())
-        server = original_destination(sock)
-        if server is None or server == local:
+        server = self.destination(sock)
+        if server is None:
             # Going on would connect the proxy to itself, for ever.
             raise NetworkRulesDeniedError("the client has connected to the proxy itself")
         session.advertised_host = self.config.advertise or server.host

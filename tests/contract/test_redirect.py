@@ -462,7 +462,7 @@ async def test_an_error_leaves_no_half_a_redirection(monkeypatch):
         monkeypatch.setattr(
             world.engine.ports,
             "_open",
-            lambda *_: (_ for _ in ()).throw(AddressNotAvailableError("none left")),
+            lambda *_, **__: (_ for _ in ()).throw(AddressNotAvailableError("none left")),
         )
         with pytest.raises(AddressNotAvailableError):
             await redirect(primary, own(), own(5001))

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fwproxy import Destination, Endpoint, IpFilter, SecondaryFlags
+from fwproxy.address_check import client_address_problem
 from fwproxy.errors import AddressNotAllowedError, BufferFullError, CallError
 from fwproxy.events import (
     AcceptedConnection,
@@ -23,7 +24,6 @@ from fwproxy.events import (
 )
 from fwproxy.outbound import Redirection
 from fwproxy.protocol import FTP
-from fwproxy.secondary import client_address_problem
 from fwproxy_filters.ftp.control import ControlFilter
 from fwproxy_filters.ftp.filter import FtpSession
 from fwproxy_filters.ftp.settings import FtpSettings

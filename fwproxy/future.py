@@ -1,0 +1,118 @@
+"""Outbound secondary connections that the client makes itself: `allow_future_connect`.
+
+A transparent client goes to the address that its server has told it. Where a listener that takes
+any destination gets that connection, it becomes a secondary connection of the session that has
+permitted it, and not a session of its own.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import attrs
+
+from fwproxy.address import Endpoint, IpFilter, Reach, Transport, reach_of
+from fwproxy.address_check import server_address_problem
+from fwproxy.connection import Connection
+from fwproxy.errors import AddressNotAllowedError, InvalidArgumentError
+from fwproxy.flag_rules import check_flags
+from fwproxy.flags import SecondaryFlags
+from fwproxy.ledger import FirewallAction
+from fwproxy.outbound import connect_accepted
+from fwproxy.secondary import USED, SecondaryCall, another_connection
+
+if TYPE_CHECKING:
+    from fwproxy.session import Session
+
+
+@attrs.define(slots=True, eq=False)
+class ExpectedConnect:
+    """One permitted connection that is yet to come, or several with ALLOW_MULTIPLE.
+
+    Attributes:
+        call: who has permitted it, and how.
+        server: where the client will go.
+        action: the permission.
+    """
+
+    call: SecondaryCall
+    server: Endpoint
+    action: FirewallAction = attrs.field(init=False)
+
+    @property
+    def client_host(self) -> str:
+        """The address of the clients that may come."""
+        return self.call.session.client_address.host
+
+    @property
+    def is_address_based(self) -> bool:
+        """Whether it is for every session of the client's address, and outlives its own."""
+        return SecondaryFlags.ADDRESS_BASED in self.call.flags
+
+    def fits(self, transport: Transport, server: Endpoint, user: str | None) -> bool:
+        """Tell whether a connection to *server*, made by *user*, is the permitted one."""
+        same = server == self.server and transport is self.call.protocol.transport
+        return same and (self.is_address_based or user == self.call.session.authenticated_user)
+
+    def use(self) -> None:
+        """Count a connection; the first one uses up a permission for one."""
+        self.action.uses += 1
+        if self.call.is_single:
+            self.action.cancel(USED)
+
+    def accept(self, sock: socket.socket, client: Endpoint) -> Connection | None:
+        """Take the client's socket; None, and the client is cut off, if the session is full."""
+        return connect_accepted(self.call, self.action, sock, client, self.server)
+
+    def connection(self, client: Endpoint) -> Connection | None:
+        """Make the connection for a listener of datagrams to carry; None if there is no room."""
+        made = another_connection(self.call, client)
+        if made is not None:
+            made.permission = self.action
+            made.server_address = self.server
+        return made
+
+    def pass_to(self, heir: Session) -> None:
+        """Make another session of the same client's address the owner.
+
+        The filter that has asked is part of the session that ends, so nobody hears of the
+        establishment any more.
+        """
+        self.action.session.permissions.discard(self.action)
+        self.call = attrs.evolve(self.call, session=heir, session_filter=None)
+        self.action.session = heir
+        heir.permissions.add(self.action)
+
+
+async def allow_future_connect(call: SecondaryCall, server: Endpoint) -> FirewallAction:
+    """Do what `Session.allow_future_connect` says."""
+    session, engine = call.session, call.session.engine
+    session.check_room(1, 0)
+    check_flags("allow_future_connect", call.flags, call.protocol.transport)
+    if server.port == 0 or reach_of(server.host) is Reach.NOWHERE:
+        raise InvalidArgumentError(f"{server} is no address to connect to")
+    flags = call.flags | engine.address_flags
+    problem = server_address_problem(session, server, flags)
+    if problem is not None:
+        raise AddressNotAllowedError(problem)
+    call.check_policy(server.host)
+    expected = ExpectedConnect(call, server)
+    peers = IpFilter.only(expected.client_host)
+    expected.action = call.permit(None, server, peers, lambda _: engine.expected.strike(expected))
+    engine.expected.enter(expected)
+    return expected.action
+
+
+def hand_over(session: Session, others: list[Session]) -> None:
+    """Give what is bound to the client's address to another session of it that has room.
+
+    Without one the permissions end with the session, as those do that are bound to it.
+    """
+    most = session.engine.limits.max_permissions_per_session
+    for expected in session.engine.expected.of_session(session):
+        if not expected.is_address_based:
+            continue
+        heir = next((each for each in others if len(each.permissions) < most), None)
+        if heir is not None:
+            expected.pass_to(heir)

@@ -1,0 +1,62 @@
+"""Sockets on ports of the proxy, and what the kernel's refusals mean."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from fwproxy.address import Endpoint, Transport
+from fwproxy.errors import AddressError, AddressInUseError, AddressNotAvailableError
+
+
+def address_error(address: Endpoint, error: OSError) -> AddressError:
+    """Return the error of the filter API for one of the kernel's."""
+    if error.errno == errno.EADDRINUSE:
+        return AddressInUseError(f"{address} is already in use")
+    return AddressNotAvailableError(f"{address}: {error.strerror}")
+
+
+def open_port(address: Endpoint, transport: Transport, *, shared: bool) -> socket.socket:
+    """Bind a non-blocking socket; a TCP one does not listen yet.
+
+    Args:
+        address: where; port 0 is any.
+        transport: TCP or UDP.
+        shared: whether other sockets that say the same may be bound there too; of TCP sockets
+            only one can listen. That is right for one that is about to listen, because earlier
+            connections of the port may still be in TIME_WAIT.
+
+    Raises:
+        AddressInUseError: the port is taken.
+        AddressNotAvailableError: the address is none of this computer's, or not ours to use.
+    """
+    try:
+        sock = socket.socket(address.family, transport.socket_type | socket.SOCK_NONBLOCK)
+    except OSError as error:  # no descriptor, or no IPv6
+        raise AddressNotAvailableError(f"{address}: {error.strerror}") from error
+    try:
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if address.version == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if transport is Transport.TCP:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes stay in
+        sock.bind(address.sockaddr)
+    except OSError as error:
+        sock.close()
+        raise address_error(address, error) from error
+    return sock
+
+
+def start_listening(sock: socket.socket, backlog: int) -> None:
+    """Let peers come to a bound TCP socket that was not shared.
+
+    Raises:
+        AddressInUseError: somebody else listens there.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # accepted ones inherit it
+    try:
+        sock.listen(backlog)
+    except OSError as error:
+        raise address_error(Endpoint.from_sockaddr(sock.getsockname()), error) from error
