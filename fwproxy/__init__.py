@@ -17,7 +17,7 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     port_sockets  reservation  ports  ledger  expected  resolve
     datapath/
     engine
-    dispatch  connection  opening  address_check  secondary  inbound  outbound
+    dispatch  connection  opening  address_check  sources  secondary  inbound  outbound
     access  client_binds  future
     session_calls  session
     listeners/

@@ -148,12 +148,18 @@ class SecondaryConfig:
         allow_addresses: which addresses clients may name besides their own, whatever a filter
             says: those of the client's /24 (`class-c`), of its network, or all. The last one
             opens the way to bounce attacks.
+        source: what clients see as the source of inbound connections: an address of the `proxy`,
+            or the `peer` that has connected. The latter needs CAP_NET_ADMIN, and routes that bring
+            the clients' answers to the proxy.
     """
 
     ports: PortRange = PortRange(40000, 49999)
     timeout: float = attrs.field(default=60.0, validator=_positive)
     backlog: int = attrs.field(default=8, validator=_positive)
     allow_addresses: tuple[Literal["class-c", "network", "all"], ...] = ()
+    source: Literal["proxy", "peer"] = attrs.field(
+        default="proxy", validator=attrs.validators.in_(("proxy", "peer"))
+    )
 
     @property
     def address_flags(self) -> SecondaryFlags:

@@ -36,6 +36,7 @@ from fwproxy.flags import ConnectionFlags, SecondaryFlags, Verdict
 from fwproxy.ledger import FirewallAction
 from fwproxy.opening import Opening
 from fwproxy.protocol import ProtocolDefinition
+from fwproxy.sources import Source, source_towards_client
 
 if TYPE_CHECKING:
     from fwproxy.session import Session
@@ -286,6 +287,13 @@ class Connection:
     def is_denied(self) -> bool:
         """Whether a handler has called `deny`."""
         return self._denied
+
+    @property
+    def client_source(self) -> Source:
+        """What the client sees as the source, now that it is known who has connected."""
+        return source_towards_client(
+            self.session, self.client_address, self.server_address, self._secondary_flags
+        )
 
     def handling(self, event: Event | None) -> None:
         """Note which event the filters are hearing of, for the calls that depend on it."""

@@ -31,6 +31,7 @@ from fwproxy.secondary import (
     increase_receive_buffer,
     max_peers,
 )
+from fwproxy.sources import check_proxy_mode, source_towards_client
 
 if TYPE_CHECKING:
     from fwproxy.session import Session
@@ -43,6 +44,7 @@ def _check_bind(
     if not clients:
         raise InvalidArgumentError("at least one client address is needed")
     check_flags("bind_for_client", flags, call.protocol.transport)
+    check_proxy_mode(call.session, flags)
     if proxy_address is not None and proxy_address.port and len(clients) > 1:
         raise InvalidArgumentError(
             f"port {proxy_address.port} can only be asked for with a single client address"
@@ -146,9 +148,10 @@ def _known_client(connection: Connection) -> Endpoint | None:
 def _bind_udp(call: SecondaryCall, connection: Connection, sock: socket.socket) -> None:
     address = Endpoint.from_sockaddr(sock.getsockname())
 
-    def open_far() -> socket.socket:
+    def open_far(server: Endpoint) -> socket.socket:
         client = connection.client_address
-        return connected_udp(client, call.session.internal_source(client))
+        source = source_towards_client(call.session, client, server, call.flags)
+        return connected_udp(client, source.address, foreign=source.is_foreign)
 
     def allowed(host: str) -> bool:
         if connection.client_address.is_unspecified:

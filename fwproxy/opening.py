@@ -188,15 +188,19 @@ class Opening:
             else:
                 self.refuse(_unreachable(client, error))
 
-        self._dial_now(client, connection.session.internal_source(client), dialled)
+        source = connection.client_source
+        self._dial_now(client, source.address, dialled, foreign=source.is_foreign)
 
     def _dial_now(
         self,
         target: Endpoint,
         source: Endpoint | None,
         dialled: Callable[[socket.socket | None, OSError | None], None],
+        *,
+        foreign: bool = False,
     ) -> None:
-        dial = Dial(self._connection.session.engine.poller, target, source, dialled)
+        poller = self._connection.session.engine.poller
+        dial = Dial(poller, target, source, dialled, foreign=foreign)
         if not dial.is_done:
             self._dial = dial
 

@@ -155,7 +155,7 @@ def _redirect_udp(call: SecondaryCall, sock: socket.socket, target: Endpoint) ->
     relay = DatagramRelay(
         session.engine.poller,
         sock,
-        open_far=lambda: connected_udp(target, call.source),
+        open_far=lambda _: connected_udp(target, call.source),
         allowed=peers.is_included,
         replies=True,
         max_peers=max_peers(call),

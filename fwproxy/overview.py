@@ -98,11 +98,6 @@ def _differences(section: Any, *, everything: bool = False) -> Iterator[str]:
 
 def _without_effect(config: Config) -> Iterator[str]:
     """Name the keys that are there for later."""
-    if config.relations:
-        yield "[[relations]] (the rules say who may talk to whom)"
-    networks = [f"[networks.{network.name}]" for network in config.networks if network.addresses]
-    if networks:
-        yield f"addresses of {', '.join(networks)}"
     rules = [rule.name or str(n) for n, rule in enumerate(config.rules, 1) if rule.users]
     if rules:
         yield (

@@ -8,6 +8,10 @@ import socket
 from fwproxy.address import Endpoint, Transport
 from fwproxy.errors import AddressError, AddressInUseError, AddressNotAvailableError
 
+_IP_TRANSPARENT = getattr(socket, "IP_TRANSPARENT", 19)
+_IPV6_TRANSPARENT = 75
+"""From linux/in6.h."""
+
 
 def address_error(address: Endpoint, error: OSError) -> AddressError:
     """Return the error of the filter API for one of the kernel's."""
@@ -47,6 +51,18 @@ def open_port(address: Endpoint, transport: Transport, *, shared: bool) -> socke
         sock.close()
         raise address_error(address, error) from error
     return sock
+
+
+def make_transparent(sock: socket.socket) -> None:
+    """Let a socket be bound to an address of another host, as a router may (ip(7)).
+
+    Raises:
+        OSError: the process has neither CAP_NET_ADMIN nor CAP_NET_RAW.
+    """
+    if sock.family is socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
 
 
 def start_listening(sock: socket.socket, backlog: int) -> None:

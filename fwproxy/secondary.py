@@ -18,6 +18,7 @@ from fwproxy.errors import InvalidArgumentError, PolicyRulesDeniedError
 from fwproxy.filter import SessionFilter
 from fwproxy.flags import ConnectionFlags, SecondaryFlags
 from fwproxy.ledger import FirewallAction
+from fwproxy.port_sockets import make_transparent
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.reservation import PortReservation
 
@@ -264,10 +265,14 @@ def increase_receive_buffer(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
 
-def connected_udp(target: Endpoint, source: Endpoint | None) -> socket.socket:
+def connected_udp(
+    target: Endpoint, source: Endpoint | None, *, foreign: bool = False
+) -> socket.socket:
     """Make a UDP socket whose only peer is *target*; OSError when that cannot be."""
     sock = socket.socket(target.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
+        if foreign:
+            make_transparent(sock)
         if source is not None:
             sock.bind(source.sockaddr)
         sock.connect(target.sockaddr)

@@ -28,6 +28,7 @@ from fwproxy.protocol import ProtocolDefinition
 from fwproxy.reservation import PortReservation
 from fwproxy.secondary import SecondaryCall
 from fwproxy.session_calls import SessionCalls
+from fwproxy.sources import is_full_proxy
 
 if TYPE_CHECKING:
     from fwproxy.listeners.base import Listener
@@ -104,6 +105,11 @@ class Session(SessionCalls):
         """The address of its server, the external peer; None while there is none."""
         server = None if self.primary is None else self.primary.server_address
         return None if server is None else server.host
+
+    @property
+    def proxy_mode(self) -> SecondaryFlags:
+        """The flag PROXY_MODE if the primary connection is in full proxy mode, or none (S26)."""
+        return SecondaryFlags.PROXY_MODE if is_full_proxy(self) else SecondaryFlags.NONE
 
     @property
     def client_binds(self) -> ClientBinds:

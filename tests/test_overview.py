@@ -66,14 +66,6 @@ def test_the_overview_says_what_is_configured() -> None:
         ({"rules": ()}, "there are networks but no rules, so that everything is denied"),
         ({"rules": (Rule(allow=False),)}, "no rule allows anything, so that everything is denied"),
         (
-            {"relations": (Relation("in", "out", NetworkRelation.NAT),)},
-            "without effect in this version: [[relations]] (the rules say",
-        ),
-        (
-            {"networks": (Network("in", addresses=("::1",)), Network("out", addresses=("::2",)))},
-            "without effect in this version: addresses of [networks.in], [networks.out]",
-        ),
-        (
             {
                 "rules": (
                     Rule(allow=True, sources=("in",), users=("anna",), name="annas"),
@@ -97,18 +89,12 @@ def test_warnings(changes: dict[str, Any], warning: str) -> None:
     assert found.startswith(warning)
 
 
-def test_all_that_has_no_effect_is_one_line() -> None:
+def test_relations_and_the_proxys_own_addresses_are_used() -> None:
     config = two_networks(
         networks=(Network("in", addresses=("::1",)), Network("out")),
         relations=(Relation("in", "out", NetworkRelation.NAT),),
-        rules=(Rule(allow=True, sources=("in",), users=("anna",)),),
     )
-    [line] = warnings(config)
-    assert [part.partition(" ")[0] for part in line.split("; ")] == [
-        "without",
-        "addresses",
-        "[[rules]]",
-    ]
+    assert list(warnings(config)) == []
 
 
 def test_the_limit_on_open_files_is_named_with_what_is_needed(

@@ -24,7 +24,7 @@ class DatagramRelay:
     Args:
         poller: where the sockets are watched.
         sock: the bound, non-blocking socket; closed by `close`.
-        open_far: makes a socket that is connected to the target, or raises OSError.
+        open_far: makes a socket for a peer that is connected to the target, or raises OSError.
         allowed: whether a host may send; asked for every new peer.
         replies: whether datagrams of the target go back to the peers.
         max_peers: peers at a time; 1 binds the relay to its first one (S17).
@@ -40,7 +40,7 @@ class DatagramRelay:
         poller: Poller,
         sock: socket.socket,
         *,
-        open_far: Callable[[], socket.socket],
+        open_far: Callable[[Endpoint], socket.socket],
         allowed: Callable[[str], bool],
         replies: bool,
         max_peers: int,
@@ -114,11 +114,12 @@ class DatagramRelay:
     def _new_peer(self, peer: _Peer) -> socket.socket | None:
         if len(self._far) >= self._max_peers or not self._allowed(peer[0]):
             return None
+        source = Endpoint.from_sockaddr(peer)
         try:
-            far = self._open_far()
+            far = self._open_far(source)
         except OSError:
             return None
-        if not self._far and not self._on_first(Endpoint.from_sockaddr(peer)):
+        if not self._far and not self._on_first(source):
             far.close()
             return None
         self._far[peer] = far

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from fwproxy.address import Endpoint
 from fwproxy.datapath.poll import READABLE, Poller
+from fwproxy.port_sockets import make_transparent
 
 IP_BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
 
@@ -26,6 +27,7 @@ class Dial:
         poller: where the socket is watched; it stays watched for its next owner.
         target: where to.
         source: the local address to leave from; port 0 means any.
+        foreign: whether the source is the address of another host.
         on_done: called exactly once, perhaps before the constructor returns, never after
             `cancel`.
     """
@@ -33,13 +35,19 @@ class Dial:
     __slots__ = ("_on_done", "_poller", "_sock")
 
     def __init__(
-        self, poller: Poller, target: Endpoint, source: Endpoint | None, on_done: Dialled
+        self,
+        poller: Poller,
+        target: Endpoint,
+        source: Endpoint | None,
+        on_done: Dialled,
+        *,
+        foreign: bool = False,
     ) -> None:
         self._poller = poller
         self._on_done = on_done
         self._sock: socket.socket | None = None
         try:
-            self._sock = _connecting(target, source)
+            self._sock = _connecting(target, source, foreign=foreign)
             poller.watch(self._sock.fileno(), self)
         except OSError as error:
             self._fail(error)
@@ -86,11 +94,13 @@ class Dial:
         self._on_done(None, error)
 
 
-def _connecting(target: Endpoint, source: Endpoint | None) -> socket.socket:
+def _connecting(target: Endpoint, source: Endpoint | None, *, foreign: bool) -> socket.socket:
     sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what comes goes on at once
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes are bytes too
+        if foreign:
+            make_transparent(sock)
         if source is not None:
             if source.port == 0:  # let connect choose the port: one per destination, not per host
                 sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)

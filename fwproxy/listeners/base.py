@@ -14,10 +14,14 @@ from fwproxy.datapath.base import close_socket
 from fwproxy.dispatch import BoundFilter
 from fwproxy.engine import Engine
 from fwproxy.errors import CallError
+from fwproxy.flags import ConnectionFlags
 from fwproxy.session import Session
 
 if TYPE_CHECKING:
     from fwproxy.firewall import Sessions
+
+_TRANSLATED = ConnectionFlags.INTERNAL_ADDRESS_TRANSLATION
+"""Servers see an address of the proxy: every connection that it makes by itself is so."""
 
 Open = Callable[[Session, Connection, socket.socket], None]
 
@@ -104,7 +108,7 @@ class Listener:
             )
             return
         session = self.sessions.open(self, client)
-        connection = Connection(session, self.protocol, client_address=client)
+        connection = Connection(session, self.protocol, client_address=client, flags=_TRANSLATED)
         connection.client_sock = sock
         session.primary = connection
         try:

@@ -403,3 +403,55 @@ async def test_more_permissions_than_a_session_may_have(count):
             assert connection.state is ConnectionState.BOUND
             connection.kill()
         assert await bind(primary, own(5000), own(5001))
+
+
+@pytest.mark.parametrize(
+    ("configured", "allowed"),
+    [
+        ((), []),
+        (("class-c",), [SAME_24]),
+        (("network",), [SAME_24, SAME_16]),
+        (("class-c", "network"), [SAME_24, SAME_16]),
+        (("all",), [SAME_24, SAME_16, ELSEWHERE]),
+    ],
+)
+async def test_s56_a_deployment_may_add_flags_to_every_call(configured, allowed):
+    settings = SecondaryConfig(allow_addresses=configured)
+    async with open_world(networks=NETWORKS, rules=ALLOW, secondary=settings) as world:
+        primary = await world.primary()
+        for address in (SAME_24, SAME_16, ELSEWHERE):
+            (late,) = await bind(primary, UNKNOWN)
+            calls = [
+                lambda address=address: bind(primary, address),
+                lambda address=address: primary.session.connect_for_client(
+                    address, world.upstream.address, protocol=PROBE_DATA
+                ),
+                lambda address=address: primary.session.allow_future_connect(
+                    address, protocol=PROBE_DATA
+                ),
+            ]
+            if address in allowed:
+                for call in calls:
+                    assert await call()
+                late.set_client_address(address)
+            else:
+                for call in calls:
+                    with pytest.raises(AddressNotAllowedError):
+                        await call()
+                with pytest.raises(AddressNotAllowedError):
+                    late.set_client_address(address)
+
+
+async def test_s56_flags_of_the_call_and_of_the_deployment_are_combined():
+    settings = SecondaryConfig(allow_addresses=("class-c",))
+    async with open_world(networks=NETWORKS, rules=ALLOW, secondary=settings) as world:
+        primary = await world.primary()
+        assert await bind(primary, SAME_24, SAME_16, flags=F.ALLOW_ADDRESSES_IN_NETWORK)
+
+
+@BOTH
+async def test_s56_calls_without_addresses_of_a_client_are_as_before(transport):
+    settings = SecondaryConfig(allow_addresses=("all",))
+    async with open_world(secondary=settings) as world:
+        primary = await world.primary()
+        assert await redirect(primary, own(), transport=transport)

@@ -42,7 +42,7 @@ def hold_udp(world, primary, host=HOST):
         relay = DatagramRelay(
             world.engine.poller,
             sock,
-            open_far=lambda: connected_udp(client.address, None),
+            open_far=lambda _: connected_udp(client.address, None),
             allowed=lambda host: True,
             replies=True,
             max_peers=1,

@@ -71,7 +71,7 @@ async def test_s43_every_other_flag_is_taken(name, transport):
     async with open_world() as world:
         primary = await world.primary()
         for flag in TAKEN[name]:
-            if flag is F.PROXY_MODE or (flag is F.BIDIRECTIONAL and transport is TCP):
+            if flag is F.BIDIRECTIONAL and transport is TCP:
                 continue
             assert await call(world, primary, name, flag, transport)
 

@@ -53,7 +53,7 @@ async def field(*, replies=True, max_peers=1, from_client=True, welcome=True, op
         firsts, ends = [], []
         goal = target.address
 
-        def connected():
+        def connected(_):
             return connected_to(goal)
 
         def on_first(host):
@@ -168,7 +168,7 @@ async def test_only_the_target_may_reply():
 async def test_a_refused_first_source_leaves_nothing_open():
     opened = []
 
-    def open_far():
+    def open_far(_):
         opened.append(socket.socket(type=socket.SOCK_DGRAM))
         return opened[-1]
 
@@ -182,7 +182,7 @@ async def test_a_refused_first_source_leaves_nothing_open():
 async def test_a_target_that_cannot_be_reached_drops_and_a_first_source_is_told_once():
     attempts = []
 
-    def open_far():
+    def open_far(_):
         attempts.append(1)
         if len(attempts) < 3:
             raise OSError("no descriptor")
@@ -267,7 +267,7 @@ async def test_a_fault_of_our_own_ends_it_and_is_reported():
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: faults.append(context["exception"]))
 
-    def fault():
+    def fault(_):
         raise ValueError("a fault")
 
     async with field(open_far=fault) as made:
