@@ -14,6 +14,7 @@ from fwproxy.dispatch import dispatch
 from fwproxy.errors import (
     BadContextError,
     InvalidArgumentError,
+    NetworkRulesDeniedError,
     NotSupportedError,
     PolicyRulesDeniedError,
     TerminatingError,
@@ -21,6 +22,8 @@ from fwproxy.errors import (
 from fwproxy.events import BindTcp, BindUdp, Listen
 from fwproxy.flag_rules import check_flags
 from fwproxy.flags import SecondaryFlags, Verdict
+from fwproxy.policy import NetworkRelation
+from fwproxy.port_sockets import is_local
 from fwproxy.secondary import (
     USED,
     SecondaryCall,
@@ -58,6 +61,25 @@ def _external_address(session: Session) -> Endpoint:
     if name is None:
         raise BadContextError("without a connected server a proxy address must be given")
     return name.with_port(0)
+
+
+def _is_foreign(session: Session, proxy_address: Endpoint, clients: Sequence[Endpoint]) -> bool:
+    """Tell whether the address to bind is that of a client, in a routed network (S12).
+
+    Raises:
+        NetworkRulesDeniedError: the client's network is not routed to the server's.
+    """
+    host = proxy_address.host
+    if host not in {client.host for client in clients} or is_local(host):
+        return False
+    server = session.server_host or host
+    relation = session.engine.policy.relation(host, server)
+    if relation not in {NetworkRelation.ROUTE, NetworkRelation.SAME}:
+        raise NetworkRulesDeniedError(
+            f"{host} cannot be reached from {server}: the relation of their networks is "
+            f"{relation.value}, not route"
+        )
+    return True
 
 
 async def _announce(
@@ -99,13 +121,14 @@ async def bind_for_client(
     call.check_policy(session.server_host or session.client_address.host)
     address = proxy_address or _external_address(session)
     call.check_reserved(address, count)
+    foreign = _is_foreign(session, address, clients)
     connections = [call.connection(client) for client in clients]
     sockets: list[socket.socket] = []
     bind = _bind_tcp if call.is_tcp else _bind_udp
     try:
         await _announce(call, connections, address, backlog)
         session.check_room(count, 0)  # other calls may have come in between
-        sockets = call.allocate(address, count, backlog)
+        sockets = call.allocate(address, count, backlog, foreign=foreign)
         for connection, sock in zip(connections, sockets, strict=True):
             bind(call, connection, sock)
     except BaseException:

@@ -20,7 +20,9 @@ def address_error(address: Endpoint, error: OSError) -> AddressError:
     return AddressNotAvailableError(f"{address}: {error.strerror}")
 
 
-def open_port(address: Endpoint, transport: Transport, *, shared: bool) -> socket.socket:
+def open_port(
+    address: Endpoint, transport: Transport, *, shared: bool, foreign: bool = False
+) -> socket.socket:
     """Bind a non-blocking socket; a TCP one does not listen yet.
 
     Args:
@@ -29,16 +31,32 @@ def open_port(address: Endpoint, transport: Transport, *, shared: bool) -> socke
         shared: whether other sockets that say the same may be bound there too; of TCP sockets
             only one can listen. That is right for one that is about to listen, because earlier
             connections of the port may still be in TIME_WAIT.
+        foreign: whether it is the address of another host (S12).
 
     Raises:
         AddressInUseError: the port is taken.
         AddressNotAvailableError: the address is none of this computer's, or not ours to use.
     """
     try:
-        sock = socket.socket(address.family, transport.socket_type | socket.SOCK_NONBLOCK)
-    except OSError as error:  # no descriptor, or no IPv6
-        raise AddressNotAvailableError(f"{address}: {error.strerror}") from error
+        return _bound(address, transport, shared=shared, foreign=foreign)
+    except PermissionError as error:
+        if not foreign:
+            raise address_error(address, error) from error
+        raise AddressNotAvailableError(
+            f"{address.host} is none of this computer's addresses: to speak for another host the "
+            "process needs CAP_NET_ADMIN"
+        ) from error
+    except OSError as error:
+        raise address_error(address, error) from error
+
+
+def _bound(
+    address: Endpoint, transport: Transport, *, shared: bool, foreign: bool
+) -> socket.socket:
+    sock = socket.socket(address.family, transport.socket_type | socket.SOCK_NONBLOCK)
     try:
+        if foreign:
+            make_transparent(sock)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if address.version == 6:
@@ -47,10 +65,21 @@ def open_port(address: Endpoint, transport: Transport, *, shared: bool) -> socke
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes stay in
         sock.bind(address.sockaddr)
-    except OSError as error:
+    except BaseException:
         sock.close()
-        raise address_error(address, error) from error
+        raise
     return sock
+
+
+def is_local(host: str) -> bool:
+    """Tell whether *host* is an address of this computer."""
+    address = Endpoint(host)
+    try:
+        with socket.socket(address.family, socket.SOCK_DGRAM) as sock:
+            sock.bind(address.sockaddr)
+    except OSError:
+        return False
+    return True
 
 
 def make_transparent(sock: socket.socket) -> None:

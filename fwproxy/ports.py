@@ -7,6 +7,8 @@ import socket
 from collections import defaultdict
 from collections.abc import Iterator
 
+import attrs
+
 from fwproxy.address import Endpoint, Transport
 from fwproxy.config import PortRange
 from fwproxy.errors import (
@@ -16,6 +18,23 @@ from fwproxy.errors import (
 )
 from fwproxy.port_sockets import address_error, open_port
 from fwproxy.reservation import PortReservation
+
+
+@attrs.frozen(slots=True)
+class _Port:
+    """How a port is opened.
+
+    Attributes:
+        transport: TCP or UDP.
+        backlog: for TCP; None does not listen yet.
+        foreign: whether it is on the address of another host.
+        is_reserved: whether a reservation holds it already.
+    """
+
+    transport: Transport
+    backlog: int | None
+    foreign: bool = False
+    is_reserved: bool = False
 
 
 class PortPool:
@@ -48,6 +67,8 @@ class PortPool:
         transport: Transport,
         count: int = 1,
         backlog: int | None = 1,
+        *,
+        foreign: bool = False,
     ) -> list[socket.socket]:
         """Bind *count* consecutive ports, the lowest a multiple of *count* (S07, S08).
 
@@ -55,18 +76,26 @@ class PortPool:
         `start_listening`. A port other than 0 in *proxy_address* is taken as it is, in or out of
         the range (S10: only for a count of 1, which the caller checks).
 
+        Args:
+            proxy_address: where.
+            transport: TCP or UDP.
+            count: how many.
+            backlog: reaches listen() unchanged.
+            foreign: whether it is the address of another host, which this one routes for.
+
         Raises:
             AddressInUseError: the port asked for is taken.
             PortsExhaustedError: so are all ports of the range.
             AddressNotAvailableError: the address is none of this computer's, or not ours to use.
         """
+        how = _Port(transport, backlog, foreign=foreign)
         if proxy_address.port:
-            return [self._open(proxy_address, transport, backlog)]
+            return [self._open(proxy_address, how)]
         taken = self._taken.get((transport, proxy_address.host), set())
         if not self._is_full(taken):
             for wanted in self._places(count):
                 if taken.isdisjoint(wanted):
-                    sockets = self._open_all(proxy_address, transport, wanted, backlog)
+                    sockets = self._open_all(proxy_address, wanted, how)
                     if sockets:
                         return sockets
         raise self._exhausted(transport, count, proxy_address.host)
@@ -125,23 +154,26 @@ class PortPool:
             self._reservations.pop((reservation.transport, port), None)
 
     def open_reserved(
-        self, reservation: PortReservation, proxy_address: Endpoint, count: int, backlog: int
+        self,
+        reservation: PortReservation,
+        proxy_address: Endpoint,
+        count: int,
+        backlog: int,
+        *,
+        foreign: bool = False,
     ) -> list[socket.socket]:
         """Bind *count* consecutive ports of a reservation, the first ones that are not in use.
 
         Raises:
-            InvalidArgumentError: the reservation has been released, has fewer ports, or is for
-                another address.
             AddressInUseError: all of its ports are in use.
+            AddressNotAvailableError: as for `allocate`.
         """
-        reservation.check(reservation.transport, count, proxy_address.host)
+        how = _Port(reservation.transport, backlog, foreign=foreign, is_reserved=True)
         for first in range(reservation.first, reservation.first + reservation.count - count + 1):
             wanted = range(first, first + count)
             if reservation.busy.isdisjoint(wanted):
                 with reservation.shared():
-                    sockets = self._open_all(
-                        proxy_address, reservation.transport, wanted, backlog, reserved=True
-                    )
+                    sockets = self._open_all(proxy_address, wanted, how)
                 if sockets:
                     reservation.busy.update(wanted)
                     return sockets
@@ -163,48 +195,33 @@ class PortPool:
             if not taken:
                 del self._taken[transport, proxy_address.host]
 
-    def _open_all(
-        self,
-        proxy_address: Endpoint,
-        transport: Transport,
-        wanted: range,
-        backlog: int | None,
-        *,
-        reserved: bool = False,
-    ) -> list[socket.socket]:
+    def _open_all(self, proxy_address: Endpoint, wanted: range, how: _Port) -> list[socket.socket]:
         """Return the sockets, or none when one of the ports is taken by somebody else (S02)."""
         sockets: list[socket.socket] = []
         try:
             for port in wanted:
-                address = proxy_address.with_port(port)
-                sockets.append(self._open(address, transport, backlog, reserved=reserved))
+                sockets.append(self._open(proxy_address.with_port(port), how))  # noqa: PERF401 - what was opened must be known on failure
         except BaseException as error:
             for sock in sockets:
                 address = Endpoint.from_sockaddr(sock.getsockname())
                 sock.close()
-                self.release(address, transport)
+                self.release(address, how.transport)
             if not isinstance(error, AddressInUseError):
                 raise
             return []
         return sockets
 
-    def _open(
-        self,
-        address: Endpoint,
-        transport: Transport,
-        backlog: int | None,
-        *,
-        reserved: bool = False,
-    ) -> socket.socket:
-        wanted = backlog if transport is Transport.TCP else None
-        sock = open_port(address, transport, shared=wanted is not None or reserved)
+    def _open(self, address: Endpoint, how: _Port) -> socket.socket:
+        backlog = how.backlog if how.transport is Transport.TCP else None
+        shared = backlog is not None or how.is_reserved
+        sock = open_port(address, how.transport, shared=shared, foreign=how.foreign)
         try:
-            if wanted is not None:
-                sock.listen(wanted)
-            elif reserved:  # nobody is to join it when the reservation has been released
+            if backlog is not None:
+                sock.listen(backlog)
+            elif how.is_reserved:  # nobody is to join it when the reservation has been released
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         except OSError as error:
             sock.close()
             raise address_error(address, error) from error
-        self._taken[transport, address.host].add(address.port or sock.getsockname()[1])
+        self._taken[how.transport, address.host].add(address.port or sock.getsockname()[1])
         return sock

@@ -93,12 +93,14 @@ class SecondaryCall:
                 f"{self.protocol.name} with {host} is not allowed ({decision.rule})"
             )
 
-    def allocate(self, address: Endpoint, count: int, backlog: int) -> list[socket.socket]:
-        """Bind consecutive ports (`PortPool.allocate`)."""
-        ports = self.session.engine.ports
+    def allocate(
+        self, address: Endpoint, count: int, backlog: int, *, foreign: bool = False
+    ) -> list[socket.socket]:
+        """Bind consecutive ports, reserved ones if there are any (`PortPool.allocate`)."""
+        ports, transport = self.session.engine.ports, self.protocol.transport
         if self.reserved is None:
-            return ports.allocate(address, self.protocol.transport, count, backlog)
-        return ports.open_reserved(self.reserved, address, count, backlog)
+            return ports.allocate(address, transport, count, backlog, foreign=foreign)
+        return ports.open_reserved(self.reserved, address, count, backlog, foreign=foreign)
 
     def check_reserved(self, address: Endpoint, count: int) -> None:
         """Make sure that the reserved ports, if any, are such as this call needs.

@@ -46,7 +46,9 @@ class SessionCalls:
             client_addresses: where to pass each connection on; an all-zero one is supplied later
                 by `Connection.set_client_address` (S05).
             proxy_address: the address to bind, port 0 for any of the pool; None is the proxy's
-                address towards the server.
+                address towards the server. In a routed network it may be the client's own (S12):
+                the host must bring packets for it to the proxy, and the process needs
+                CAP_NET_ADMIN.
             transport: TCP or UDP.
             flags: see `SecondaryFlags`; not ADDRESS_BASED, not TIMEOUT with ALLOW_MULTIPLE, and
                 BIDIRECTIONAL for UDP only.
@@ -66,6 +68,7 @@ class SessionCalls:
             AddressNotAllowedError: a client address is not the client's, or a port below 1024.
             AddressInUseError: the port asked for, or the whole pool, is taken.
             AddressNotAvailableError: the proxy address is none of this computer's.
+            NetworkRulesDeniedError: it is the client's, whose network is not a routed one.
             PolicyRulesDeniedError: the rules or a filter say no.
             InvalidArgumentError: arguments that make no sense together.
             QuotaError: a limit was reached.

@@ -433,8 +433,8 @@ async def test_s22_the_receive_buffer_of_tcp_ports_is_64_kib_at_least():
         heard = []
         getter = world.engine.ports.allocate
 
-        def watched(*arguments):
-            sockets = getter(*arguments)
+        def watched(*arguments, **keywords):
+            sockets = getter(*arguments, **keywords)
             heard.extend(sockets)
             for sock in sockets:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)

@@ -149,4 +149,3 @@ async def test_s26_without_a_primary_connection_it_is_not_set():
         session.end("the test is over")
         session.primary = object()
         session._finish()
-

@@ -258,7 +258,8 @@ async def test_s52_a_port_and_a_reservation_exclude_each_other():
 
 
 async def test_s52_a_reservation_on_one_address_is_used_there():
-    async with open_world() as world:
+    pool = SecondaryConfig(ports=free_ports(2, align=2, hosts=(HOST, OTHER_HOST)))
+    async with open_world(secondary=pool) as world:
         primary = await world.primary()
         kept = world.firewall.reserve_ports(2, host=OTHER_HOST)
         made = await bind(primary, proxy_address=Endpoint(OTHER_HOST), reserved=kept)
