@@ -23,7 +23,7 @@ from fwproxy.filter import FAULTS, SessionFilter
 from fwproxy.flags import SecondaryFlags, SessionFlags, Verdict
 from fwproxy.future import hand_over
 from fwproxy.ledger import FirewallAction
-from fwproxy.policy import AccessRequest, Decision
+from fwproxy.policy import AccessRequest, Decision, NetworkRelation
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.reservation import PortReservation
 from fwproxy.secondary import SecondaryCall
@@ -105,6 +105,16 @@ class Session(SessionCalls):
         """The address of its server, the external peer; None while there is none."""
         server = None if self.primary is None else self.primary.server_address
         return None if server is None else server.host
+
+    def relation_to_server(self, host: str) -> NetworkRelation:
+        """Tell how an address that the client names is related to its server (S15).
+
+        Across NAT it means nothing there, and has to be translated.
+        """
+        server = self.server_host
+        if server is None:
+            return NetworkRelation.NONE
+        return self.engine.policy.relation(host, server)
 
     @property
     def proxy_mode(self) -> SecondaryFlags:

@@ -16,7 +16,15 @@ import asyncio
 
 import attrs
 
-from fwproxy import Connection, Endpoint, FirewallAction, IpFilter, SecondaryFlags, SessionFilter
+from fwproxy import (
+    BindAnswer,
+    Connection,
+    Endpoint,
+    FirewallAction,
+    IpFilter,
+    SecondaryFlags,
+    SessionFilter,
+)
 from fwproxy.errors import AddressNotAllowedError
 from fwproxy.protocol import FTP_DATA
 from fwproxy_filters.ftp.settings import FtpSettings
@@ -130,6 +138,25 @@ class DataChannels:
         """What every permission is asked for with."""
         low = SecondaryFlags.IGNORE_RESTRICTED_PORTS
         return SecondaryFlags.TIMEOUT | (low if self.settings.low_ports else SecondaryFlags.NONE)
+
+    async def is_held(self, client: Endpoint) -> bool:
+        """Tell whether the client names a port of the proxy that it holds already.
+
+        A SOCKS client may have asked for one by itself. The server may come there from now on,
+        and there is nothing to translate.
+
+        Raises:
+            CallError: as `Session.retroactive_allow_bind`.
+        """
+        if not self.owner.session.client_binds:
+            return False
+        answer = await self.owner.session.retroactive_allow_bind(
+            client,
+            flags=SecondaryFlags.TIMEOUT,
+            protocol=FTP_DATA,
+            ip_filter=IpFilter.only(self._server_host),
+        )
+        return answer is not BindAnswer.NO_SUCH_BIND
 
     async def server_connects(self, client: Endpoint | None) -> tuple[DataChannel, Endpoint]:
         """Wait for the server, on behalf of the client's address if it is known.

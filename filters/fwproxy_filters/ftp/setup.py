@@ -102,8 +102,14 @@ class DataSetup:
         return None
 
     async def _active(self, asked: str, client: Endpoint) -> None:
-        if self._mode == "passive":
-            self._control.owner.session.check_client_addresses([client], self._channels.flags)
+        control = self._control
+        relation = control.owner.session.relation_to_server(client.host)
+        control.log.debug("client address", client=str(client), relation=relation.value)
+        if await self._channels.is_held(client):
+            control.renew(None)
+            self._tell_server(asked, client, None)
+        elif self._mode == "passive":
+            control.owner.session.check_client_addresses([client], self._channels.flags)
             self._ask_server_to_wait(asked, DataChannel(client=client), converted=True)
         else:
             await self._server_connects(asked, client)
@@ -129,7 +135,17 @@ class DataSetup:
                 channel.withdraw()
                 raise
         self._control.renew(channel)
-        if self._is_extended(asked, converted=client is None):
+        self._tell_server(asked, address, channel, tell)
+
+    def _tell_server(
+        self,
+        asked: str,
+        address: Endpoint,
+        channel: DataChannel | None,
+        tell: Endpoint | None = None,
+    ) -> None:
+        """Send PORT or EPRT."""
+        if self._is_extended(asked, converted=asked not in ACTIVE_VERBS):
             verb, argument = "EPRT", format_eprt(address)
         else:
             verb, argument = "PORT", format_port(address)

@@ -123,7 +123,8 @@ class Dialogue:
         async with asyncio.timeout(PATIENCE):
             if self._target is None:
                 return await self._accepted.get()
-            reader, writer = await asyncio.open_connection(*self._target.sockaddr)
+            own = (self.server.address.host, 0)  # whoever expects this server expects that
+            reader, writer = await asyncio.open_connection(*self._target.sockaddr, local_addr=own)
         self._writers.append(writer)
         return reader, writer
 

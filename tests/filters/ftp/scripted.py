@@ -23,6 +23,7 @@ from fwproxy.events import (
     EstablishedConnection,
 )
 from fwproxy.outbound import Redirection
+from fwproxy.policy import NetworkRelation
 from fwproxy.protocol import FTP
 from fwproxy_filters.ftp.control import ControlFilter
 from fwproxy_filters.ftp.filter import FtpSession
@@ -153,6 +154,7 @@ class FakeSession:
     """
 
     id = 1
+    client_binds = ()
 
     def __init__(self, client: Endpoint, server: Endpoint) -> None:
         self.client_address = client
@@ -180,6 +182,9 @@ class FakeSession:
             problem = client_address_problem(self, client, flags)  # type: ignore[arg-type]
             if problem:
                 raise AddressNotAllowedError(problem)
+
+    def relation_to_server(self, host: str) -> NetworkRelation:
+        return NetworkRelation.ROUTE
 
     async def bind_for_client(
         self,
