@@ -11,14 +11,17 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     filter
     kit/
     problems  toml_lines
+    bounds
+    shared_config
     config
     structure
     config_file  registry  log
     port_sockets  reservation  ports  ledger  expected  resolve
+    shared_memory  shared
     datapath/
     engine
     dispatch  connection  opening  address_check  sources  secondary  inbound  outbound
-    access  client_binds  future
+    access  client_binds  future  sharing
     session_calls  session
     listeners/
     firewall
@@ -50,6 +53,7 @@ from fwproxy.outbound import Redirection
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.reservation import PortReservation
 from fwproxy.session import Session
+from fwproxy.sharing import SharedRedirection
 from fwproxy.version import __version__
 
 __all__ = [
@@ -80,6 +84,7 @@ __all__ = [
     "Session",
     "SessionFilter",
     "SessionFlags",
+    "SharedRedirection",
     "Transport",
     "Verdict",
     "__version__",

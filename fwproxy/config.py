@@ -4,53 +4,27 @@ from __future__ import annotations
 
 import enum
 import functools
-import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
 import attrs
 
 from fwproxy.address import Destination, Endpoint, Transport
+from fwproxy.bounds import PortRange, at_least, not_negative, positive
 from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.flags import SecondaryFlags
 from fwproxy.policy import ANY_NETWORK, Network, Policy, Relation, Rule
 from fwproxy.problems import Place, no_such
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
+from fwproxy.shared_config import SharedConfig
 
 
 def _frozen_tables(
     tables: Mapping[str, Mapping[str, Any]],
 ) -> Mapping[str, Mapping[str, Any]]:
     return MappingProxyType({name: MappingProxyType(dict(t)) for name, t in tables.items()})
-
-
-def _finite(attribute: attrs.Attribute[Any], value: float) -> None:
-    if not math.isfinite(value):
-        raise ConfigError.at((), f"must be finite, not {value}", attribute.name)
-
-
-def _positive(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
-    _finite(attribute, value)
-    if value <= 0:
-        raise ConfigError.at((), f"must be more than 0, not {value}", attribute.name)
-
-
-def _not_negative(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
-    _finite(attribute, value)
-    if value < 0:
-        raise ConfigError.at((), f"must not be negative, as {value} is", attribute.name)
-
-
-def _at_least(
-    least: int,
-) -> Callable[[object, attrs.Attribute[Any], int], None]:
-    def check(_: object, attribute: attrs.Attribute[Any], value: int) -> None:
-        if value < least:
-            raise ConfigError.at((), f"must be at least {least}, not {value}", attribute.name)
-
-    return check
 
 
 def _reachable(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
@@ -83,26 +57,6 @@ class ListenerKind(enum.Enum):
 
 
 @attrs.frozen(slots=True)
-class PortRange:
-    """A range of ports, both ends included."""
-
-    first: int
-    last: int
-
-    def __attrs_post_init__(self) -> None:
-        if not (1 <= self.first <= 65535 and 1 <= self.last <= 65535):
-            raise ConfigError(f"the port range {self} is not within 1-65535")
-        if self.first > self.last:
-            raise ConfigError(f"the port range {self} ends before it starts")
-
-    def __len__(self) -> int:
-        return self.last - self.first + 1
-
-    def __str__(self) -> str:
-        return f"{self.first}-{self.last}"
-
-
-@attrs.frozen(slots=True)
 class ListenerConfig:
     """One way in.
 
@@ -124,7 +78,7 @@ class ListenerConfig:
     kind: ListenerKind = ListenerKind.FORWARD
     upstream: Destination | None = None
     filters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, converter=_frozen_tables)
-    backlog: int = attrs.field(default=1024, validator=_positive)
+    backlog: int = attrs.field(default=1024, validator=positive)
     advertise: str | None = attrs.field(
         default=None, validator=attrs.validators.optional(_reachable)
     )
@@ -153,9 +107,9 @@ class SecondaryConfig:
             the clients' answers to the proxy.
     """
 
-    ports: PortRange = PortRange(40000, 49999)
-    timeout: float = attrs.field(default=60.0, validator=_positive)
-    backlog: int = attrs.field(default=8, validator=_positive)
+    ports: PortRange = attrs.field(default=PortRange(40000, 49999))
+    timeout: float = attrs.field(default=60.0, validator=positive)
+    backlog: int = attrs.field(default=8, validator=positive)
     allow_addresses: tuple[Literal["class-c", "network", "all"], ...] = ()
     source: Literal["proxy", "peer"] = attrs.field(
         default="proxy", validator=attrs.validators.in_(("proxy", "peer"))
@@ -181,9 +135,9 @@ class DatapathConfig:
     """
 
     kernel: Literal["auto", "off", "require"] = attrs.field(default="auto", validator=_kernel_mode)
-    bulk_threshold: int = attrs.field(default=256 * 1024, validator=_not_negative)
-    max_pipes: int = attrs.field(default=256, validator=_not_negative)
-    pipe_size: int = attrs.field(default=1024 * 1024, validator=_positive)
+    bulk_threshold: int = attrs.field(default=256 * 1024, validator=not_negative)
+    max_pipes: int = attrs.field(default=256, validator=not_negative)
+    pipe_size: int = attrs.field(default=1024 * 1024, validator=positive)
 
 
 @attrs.frozen(slots=True)
@@ -206,25 +160,27 @@ class Limits:
         stop_timeout: what running sessions get to finish when the proxy is stopped.
         accept_retry: the pause after accept failed for want of descriptors or memory.
         max_resolutions: host names being resolved at a time.
+        max_shared_redirections: shared redirections of the whole proxy.
         max_reserved_ports: ports that filters may reserve for later.
     """
 
-    max_sessions: int = attrs.field(default=10_000, validator=_positive)
-    max_sessions_per_client: int = attrs.field(default=1_000, validator=_positive)
-    max_connections_per_session: int = attrs.field(default=64, validator=_positive)
-    max_permissions_per_session: int = attrs.field(default=64, validator=_positive)
-    max_peers_per_connection: int = attrs.field(default=256, validator=_positive)
-    max_line_length: int = attrs.field(default=8192, validator=_at_least(64))
-    max_buffer: int = attrs.field(default=256 * 1024, validator=_at_least(16 * 1024))
-    idle_timeout: float = attrs.field(default=900.0, validator=_positive)
-    connect_timeout: float = attrs.field(default=10.0, validator=_positive)
-    handshake_timeout: float = attrs.field(default=30.0, validator=_positive)
-    filter_timeout: float = attrs.field(default=30.0, validator=_positive)
-    drain_timeout: float = attrs.field(default=10.0, validator=_not_negative)
-    stop_timeout: float = attrs.field(default=30.0, validator=_not_negative)
-    accept_retry: float = attrs.field(default=0.1, validator=_positive)
-    max_resolutions: int = attrs.field(default=64, validator=_positive)
-    max_reserved_ports: int = attrs.field(default=256, validator=_positive)
+    max_sessions: int = attrs.field(default=10_000, validator=positive)
+    max_sessions_per_client: int = attrs.field(default=1_000, validator=positive)
+    max_connections_per_session: int = attrs.field(default=64, validator=positive)
+    max_permissions_per_session: int = attrs.field(default=64, validator=positive)
+    max_peers_per_connection: int = attrs.field(default=256, validator=positive)
+    max_line_length: int = attrs.field(default=8192, validator=at_least(64))
+    max_buffer: int = attrs.field(default=256 * 1024, validator=at_least(16 * 1024))
+    idle_timeout: float = attrs.field(default=900.0, validator=positive)
+    connect_timeout: float = attrs.field(default=10.0, validator=positive)
+    handshake_timeout: float = attrs.field(default=30.0, validator=positive)
+    filter_timeout: float = attrs.field(default=30.0, validator=positive)
+    drain_timeout: float = attrs.field(default=10.0, validator=not_negative)
+    stop_timeout: float = attrs.field(default=30.0, validator=not_negative)
+    accept_retry: float = attrs.field(default=0.1, validator=positive)
+    max_resolutions: int = attrs.field(default=64, validator=positive)
+    max_shared_redirections: int = attrs.field(default=256, validator=positive)
+    max_reserved_ports: int = attrs.field(default=256, validator=positive)
 
 
 @attrs.frozen(slots=True)
@@ -272,6 +228,7 @@ class Config:
     relations: tuple[Relation, ...] = attrs.field(default=(), converter=tuple[Relation, ...])
     rules: tuple[Rule, ...] = attrs.field(default=(), converter=tuple[Rule, ...])
     secondary: SecondaryConfig = SecondaryConfig()
+    shared: SharedConfig = attrs.field(default=SharedConfig())
     datapath: DatapathConfig = DatapathConfig()
     filters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, converter=_frozen_tables)
     protocols: tuple[ProtocolDefinition, ...] = attrs.field(
@@ -285,6 +242,7 @@ class Config:
             *self._listener_problems(),
             *self._protocol_problems(),
             *self._rule_problems(),
+            *self.shared.problems(self.secondary.ports, {each.name for each in self.listeners}),
         ]
         if problems:
             message = "\n".join(f"{subject}: {problem}" for subject, _, problem in problems)

@@ -12,7 +12,8 @@ import attrs
 from cattrs.gen import override
 
 from fwproxy.address import parse_ip, parse_prefix
-from fwproxy.config import Config, ListenerConfig, ListenerKind, PortRange
+from fwproxy.bounds import PortRange
+from fwproxy.config import Config, ListenerConfig, ListenerKind
 from fwproxy.errors import ConfigError
 from fwproxy.policy import Network, NetworkRelation, Relation, Rule
 from fwproxy.problems import Place, describe, shown

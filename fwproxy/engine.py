@@ -21,6 +21,7 @@ from fwproxy.policy import Policy
 from fwproxy.ports import PortPool
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.resolve import Resolver
+from fwproxy.shared import SharedPorts
 
 
 @attrs.define(slots=True, eq=False)
@@ -37,6 +38,7 @@ class Engine:
     resolver: Resolver
     protocols: dict[str, ProtocolDefinition]
     limits: Limits
+    shared: SharedPorts
     log: structlog.typing.FilteringBoundLogger
     ledger: Ledger = attrs.field(factory=Ledger)
     expected: ExpectedConnects = attrs.field(factory=ExpectedConnects)
@@ -62,6 +64,7 @@ class Engine:
             resolver=Resolver(config.limits.max_resolutions),
             protocols={protocol.name: protocol for protocol in config.protocols},
             limits=config.limits,
+            shared=SharedPorts(config.shared, config.limits.max_shared_redirections),
             log=get_logger().bind(),
             address_flags=config.secondary.address_flags,
         )

@@ -225,6 +225,7 @@ class Firewall:
         engine, sessions = self._engine, self._sessions
         for listener in self.listeners.values():
             listener.stop()
+        engine.shared.close()
         grace = engine.limits.stop_timeout if timeout is None else timeout
         try:
             if grace > 0 and len(sessions):

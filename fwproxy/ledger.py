@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from fwproxy.address import Endpoint, IpFilter, Transport
+from fwproxy.address import Destination, Endpoint, IpFilter, Transport
 from fwproxy.protocol import ProtocolDefinition
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class FirewallAction:
     protocol: ProtocolDefinition
     transport: Transport
     proxy_address: Endpoint | None
-    target: Endpoint | None
+    target: Destination | None
     peers: IpFilter | None
     created: float
     expires: float | None

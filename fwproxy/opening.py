@@ -33,9 +33,12 @@ class Opening:
     Args:
         connection: whose ends are wanted.
         source: the address to leave from towards the server (S36); None is any.
+
+    Attributes:
+        screen: which addresses of the server may be connected to at all; None is every one.
     """
 
-    __slots__ = ("_connection", "_dial", "_source", "_waiter", "_work")
+    __slots__ = ("_connection", "_dial", "_source", "_waiter", "_work", "screen")
 
     def __init__(self, connection: Connection, source: Endpoint | None) -> None:
         self._connection = connection
@@ -43,6 +46,7 @@ class Opening:
         self._dial: Dial | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._work: asyncio.Task[None] | None = None
+        self.screen: Callable[[Endpoint], bool] | None = None
 
     def accept_client(self, sock: socket.socket, client: Endpoint) -> None:
         """Take the socket that the client has opened."""
@@ -112,6 +116,9 @@ class Opening:
         connection = self._connection
         allowed, rule = [], ""
         for server in servers:
+            if self.screen is not None and not self.screen(server):
+                rule = rule or "not an address that its name may have"
+                continue
             decision = connection.session.decide_primary(connection.protocol, server)
             rule = decision.rule
             if decision.allowed:

@@ -12,6 +12,7 @@ from fwproxy.host import facts, shortcomings
 from fwproxy.policy import Rule
 from fwproxy.problems import shown
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
+from fwproxy.shared_config import SharedConfig
 
 
 def overview(config: Config) -> Iterator[str]:
@@ -28,6 +29,8 @@ def overview(config: Config) -> Iterator[str]:
     )
     yield from _section("rules", (_rule(n, rule) for n, rule in enumerate(config.rules, 1)))
     yield from _section("secondary connections", _differences(config.secondary, everything=True))
+    if config.shared.is_used:
+        yield from _section("shared redirections", _shared(config.shared))
     yield from _section("data path, where not the default", _differences(config.datapath))
     yield from _section("limits, where not the default", _differences(config.limits))
     yield from _section("this host", (f"{label}: {value}" for label, value in facts()))
@@ -85,6 +88,21 @@ def _rule(number: int, rule: Rule) -> str:
     if rule.users:
         parts.append(f"for {_list(rule.users)}")
     return f"{parts[0]}: {' '.join(parts[1:])}"
+
+
+def _shared(shared: SharedConfig) -> Iterator[str]:
+    yield f"ports {shared.ports}, open for {shared.linger:g} seconds after their last use"
+    for entry in shared.allow:
+        names, prefixes = _list(entry.names), _list(entry.prefixes)
+        parts = [names if entry.names else prefixes]
+        if entry.names and entry.prefixes:
+            parts.append(f"in {prefixes}")
+        parts.append(f"port {_list(map(str, entry.ports))}" if entry.ports else "every port")
+        yield f"allowed: {' '.join(parts)}"
+    for each in shared.targets:
+        told = f", as {each.advertise}" if each.advertise else ""
+        only = f" for listener {each.listener}" if each.listener else ""
+        yield f"{each.target} on port {each.port}{told}{only}"
 
 
 def _differences(section: Any, *, everything: bool = False) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import attrs
 
 from fwproxy.address import Endpoint, Transport
-from fwproxy.config import PortRange
+from fwproxy.bounds import PortRange
 from fwproxy.errors import (
     AddressInUseError,
     PortsExhaustedError,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from fwproxy.address import Endpoint, IpFilter, Transport
+from fwproxy.address import Destination, Endpoint, IpFilter, Transport
 from fwproxy.clock import Deadline
 from fwproxy.connection import Connection
 from fwproxy.datapath.accept import Acceptor
@@ -125,7 +125,7 @@ class SecondaryCall:
     def permit(
         self,
         proxy_address: Endpoint | None,
-        target: Endpoint | None,
+        target: Destination | None,
         peers: IpFilter | None,
         close: Callable[[str], None],
     ) -> FirewallAction:

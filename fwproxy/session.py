@@ -32,6 +32,7 @@ from fwproxy.sources import is_full_proxy
 
 if TYPE_CHECKING:
     from fwproxy.listeners.base import Listener
+    from fwproxy.sharing import SharedPort
 
 
 _NO_ADDRESS = Decision(allowed=False, rule="no address to connect to")
@@ -53,9 +54,10 @@ class Session(SessionCalls):
     """
 
     __slots__ = (
-        "__weakref__", "_client_binds", "_hearings", "_listener", "_on_end", "advertised_host",
-        "authenticated_user", "bound_filters", "client_address", "connections", "end_reason",
-        "engine", "id", "permissions", "primary", "protocol", "session_filters",
+        "__weakref__", "_client_binds", "_hearings", "_listener", "_on_end", "_shared",
+        "advertised_host", "authenticated_user", "bound_filters", "client_address",
+        "connections", "end_reason", "engine", "id", "permissions", "primary", "protocol",
+        "session_filters",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +83,7 @@ class Session(SessionCalls):
         self.end_reason: str | None = None
         self._hearings: set[asyncio.Future[Verdict]] | None = None
         self._client_binds: ClientBinds | None = None
+        self._shared: set[SharedPort] | None = None
 
     def __repr__(self) -> str:
         return f"<Session {self.id} {self.client_address.host}>"
@@ -89,6 +92,11 @@ class Session(SessionCalls):
     def listener_name(self) -> str:
         """The name of the listener that the client came in by."""
         return self._listener.config.name
+
+    @property
+    def listener(self) -> Listener:
+        """The listener that the client came in by."""
+        return self._listener
 
     @property
     def session_flags(self) -> SessionFlags:
@@ -242,6 +250,12 @@ class Session(SessionCalls):
             self, protocol, flags, session_filter, context, ip_filter, source, reserved
         )
 
+    def share(self, port: SharedPort) -> None:
+        """Note that the session uses a shared port."""
+        if self._shared is None:
+            self._shared = set()
+        self._shared.add(port)
+
     def _check_alive(self) -> None:
         if self.end_reason is not None:
             raise TerminatingError("the session is ending")
@@ -327,4 +341,6 @@ class Session(SessionCalls):
             except FAULTS:  # the session has ended all the same
                 self.engine.log.exception("filter failed to detach", session=self.id)
         self.session_filters.clear()
+        for port in self._shared or ():
+            port.left_by(self)
         self._on_end(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fwproxy.access import HostAccess, host_access_check
-from fwproxy.address import Endpoint, IpFilter, Transport
+from fwproxy.address import Destination, Endpoint, IpFilter, Transport
 from fwproxy.client_binds import BindAnswer, retroactive_allow_bind
 from fwproxy.connection import Connection
 from fwproxy.filter import SessionFilter
@@ -17,6 +17,7 @@ from fwproxy.outbound import Redirection, connect_for_client, redirect_connectio
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.reservation import PortReservation
 from fwproxy.secondary import SecondaryCall
+from fwproxy.sharing import SharedRedirection, share_redirection
 
 
 class SessionCalls:
@@ -240,6 +241,35 @@ class SessionCalls:
             TerminatingError: the session is ending.
         """
         return await host_access_check(self._call(protocol), host, source_port, path)
+
+    async def share_redirection(
+        self, target: Destination, *, protocol: ProtocolDefinition, advertise: str | None = None
+    ) -> SharedRedirection:
+        """Open a port that stands for a server, for this client and every other one.
+
+        It is for protocols whose clients remember the addresses of a cluster's servers, and share
+        them. The same target has the same port for all clients of a listener, as long as any
+        session that has asked for it or has come by it lives, and `[shared] linger` seconds more;
+        after that, and after a restart, the rule of `[shared]` leads to the same port again.
+
+        Who comes there has a session of his own, with the listener's filters, limits and rules.
+
+        Args:
+            target: the server; a name is resolved whenever somebody comes. It must be one of
+                `[[shared.allow]]` or `[[shared.targets]]`, and so must what it resolves to.
+            protocol: what its connections are: the listener's own, or one of its secondaries.
+            advertise: what to tell the client, with or without a port; None is what the
+                configuration says, or the address that it knows the proxy by.
+
+        Raises:
+            PolicyRulesDeniedError: the target is nothing to share, or the rules say no.
+            InvalidArgumentError: it has no port, or the protocol is over UDP.
+            AddressInUseError: another program has the target's configured port.
+            PortsExhaustedError: every port of `[shared] ports` is taken.
+            QuotaError: `limits.max_shared_redirections` are in use.
+            TerminatingError: the session is ending.
+        """
+        return await share_redirection(self._call(protocol), target, advertise)
 
     def _call(
         self,

@@ -27,6 +27,7 @@ from fwproxy.config import (
 )
 from fwproxy.policy import AccessRequest, Relation, Rule
 from fwproxy.protocol import FTP, ProtocolDefinition, protocol_id
+from fwproxy.shared_config import SharedAllow, SharedConfig, SharedTarget
 from fwproxy.structure import _keys
 from fwproxy_filters.ftp import FtpFilter, FtpSettings
 
@@ -44,6 +45,9 @@ BASES = {
     "[[rules]]": f'{FORWARD}{NETWORKS}[[rules]]\naction = "allow"\n',
     "[[protocols]]": f'{FORWARD}[[protocols]]\nname = "parcel"\n',
     "[secondary]": f"{FORWARD}[secondary]\n",
+    "[shared]": f"{FORWARD}[shared]\n",
+    "[[shared.allow]]": f"{FORWARD}[[shared.allow]]\n",
+    "[[shared.targets]]": f'{FORWARD}[[shared.targets]]\ntarget = "a.example:9092"\nport = 50001\n',
     "[datapath]": f"{FORWARD}[datapath]\n",
     "[limits]": f"{FORWARD}[limits]\n",
     "[log]": f"{FORWARD}[log]\n",
@@ -58,6 +62,9 @@ CLASSES: dict[str, type[Any]] = {
     "[[rules]]": Rule,
     "[[protocols]]": ProtocolDefinition,
     "[secondary]": SecondaryConfig,
+    "[shared]": SharedConfig,
+    "[[shared.allow]]": SharedAllow,
+    "[[shared.targets]]": SharedTarget,
     "[datapath]": DatapathConfig,
     "[limits]": Limits,
     "[log]": LogConfig,

@@ -15,6 +15,7 @@ from fwproxy.dispatch import BoundFilter
 from fwproxy.engine import Engine
 from fwproxy.errors import CallError
 from fwproxy.flags import ConnectionFlags
+from fwproxy.protocol import ProtocolDefinition
 from fwproxy.session import Session
 
 if TYPE_CHECKING:
@@ -100,23 +101,41 @@ class Listener:
     def _accepted(self, sock: socket.socket, client: Endpoint) -> None:
         if self.engine.expected and self._take_expected(sock, client):
             return
+        self.admit(sock, client, self.protocol, self.open_primary)
+
+    def admit(
+        self,
+        sock: socket.socket,
+        client: Endpoint,
+        protocol: ProtocolDefinition,
+        open_primary: Open,
+    ) -> Session | None:
+        """Start a session for a client, unless a limit is reached; None, and it is cut off, then.
+
+        Args:
+            sock: the client's socket.
+            client: its address.
+            protocol: what its connection is.
+            open_primary: sets it on its way.
+        """
         refusal = self.sessions.refusal(client.host)
         if refusal is not None:
             close_socket(sock, abort=True)
             self.engine.log.warning(
                 "client refused", listener=self.config.name, client=str(client), reason=refusal
             )
-            return
+            return None
         session = self.sessions.open(self, client)
-        connection = Connection(session, self.protocol, client_address=client, flags=_TRANSLATED)
+        connection = Connection(session, protocol, client_address=client, flags=_TRANSLATED)
         connection.client_sock = sock
         session.primary = connection
         try:
-            self.open_primary(session, connection, sock)
+            open_primary(session, connection, sock)
         except CallError as error:
             connection.close(str(error), failed=True)
         except Exception as error:  # noqa: BLE001 - one client's fault, not the listener's
             connection.close(f"internal error: {error!r}", failed=True, error=error)
+        return session
 
     def _take_expected(self, sock: socket.socket, client: Endpoint) -> bool:
         """Hand a connection over to the session that expects it, if there is one."""

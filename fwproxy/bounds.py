@@ -1,0 +1,62 @@
+"""Bounds of configured numbers, and ranges of ports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from fwproxy.errors import ConfigError
+
+
+def _finite(attribute: attrs.Attribute[Any], value: float) -> None:
+    if not math.isfinite(value):
+        raise ConfigError.at((), f"must be finite, not {value}", attribute.name)
+
+
+def positive(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    """Refuse 0 and less, as a validator of attrs."""
+    _finite(attribute, value)
+    if value <= 0:
+        raise ConfigError.at((), f"must be more than 0, not {value}", attribute.name)
+
+
+def not_negative(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    """Refuse less than 0, as a validator of attrs."""
+    _finite(attribute, value)
+    if value < 0:
+        raise ConfigError.at((), f"must not be negative, as {value} is", attribute.name)
+
+
+def at_least(
+    least: int,
+) -> Callable[[object, attrs.Attribute[Any], int], None]:
+    """Make a validator of attrs that refuses less than *least*."""
+
+    def check(_: object, attribute: attrs.Attribute[Any], value: int) -> None:
+        if value < least:
+            raise ConfigError.at((), f"must be at least {least}, not {value}", attribute.name)
+
+    return check
+
+
+@attrs.frozen(slots=True)
+class PortRange:
+    """A range of ports, both ends included."""
+
+    first: int
+    last: int
+
+    def __attrs_post_init__(self) -> None:
+        if not (1 <= self.first <= 65535 and 1 <= self.last <= 65535):
+            raise ConfigError(f"the port range {self} is not within 1-65535")
+        if self.first > self.last:
+            raise ConfigError(f"the port range {self} ends before it starts")
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
