@@ -43,13 +43,16 @@ def source_towards_client(
     usual = Source(session.internal_source(client))
     if peer is None or peer.version != client.version:
         return usual
-    translated = session.engine.policy.relation(peer.host, client.host) in _TRANSLATED
-    if SecondaryFlags.PROXY_MODE in flags and translated:
+    if SecondaryFlags.PROXY_MODE in flags and _is_translated(session, client, peer):
         facing = _facing(session, client)
         return usual if facing is None else Source(facing)
     if session.engine.config.secondary.source == "peer":
         return Source(peer.with_port(0), is_foreign=True)
     return usual
+
+
+def _is_translated(session: Session, client: Endpoint, peer: Endpoint) -> bool:
+    return session.engine.policy.relation(peer.host, client.host) in _TRANSLATED
 
 
 def _facing(session: Session, client: Endpoint) -> Endpoint | None:
