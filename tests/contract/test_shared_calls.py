@@ -305,26 +305,33 @@ async def test_s67_without_a_list_nothing_is_shared():
 
 
 @pytest.mark.parametrize(
-    ("resolved", "gets_there"),
-    [
-        ([HOST], True),
-        (["192.0.2.1", HOST], True),
-        (["192.0.2.1"], False),
-        ([], False),
-    ],
+    ("resolved", "reached"),
+    [([HOST], HOST), ([OTHER_HOST, HOST], HOST), ([OTHER_HOST], None), ([], None)],
 )
-async def test_s67_what_the_name_resolves_to_is_looked_at_again(resolved, gets_there, monkeypatch):
-    async with open_cluster() as world:
-        server = world.listen()
-        names = {"one.cluster": resolved} if resolved else {}
-        resolve_to(world, monkeypatch, names)
+async def test_s67_what_the_name_resolves_to_is_looked_at_again(resolved, reached, monkeypatch):
+    """Somebody else's server is at the other address, and waits there."""
+    allow = SharedAllow(names=("*.cluster",), prefixes=(f"{HOST}/32",))
+    async with open_cluster(settings=shared(allow=(allow,))) as world:
+        server, wrong = listen_both(world)
+        resolve_to(world, monkeypatch, {"one.cluster": resolved} if resolved else {})
         made = await share(await world.primary(), HostName("one.cluster", server.address.port))
-        if gets_there:
+        if reached:
             client = await world.connect(made.proxy_address)
             assert await carries(client, await world.accept(server))
         else:
             assert await is_refused(world, made.proxy_address)
             await eventually(lambda: len(world.sessions) == 1)
+        with pytest.raises(BlockingIOError):
+            wrong.sock.accept()
+
+
+def listen_both(world):
+    """Listen on the same port of two addresses."""
+    first, second = world.listen(), world.listen(OTHER_HOST)
+    second.sock.close()
+    second.sock = socket.create_server((OTHER_HOST, first.address.port))
+    second.sock.settimeout(0)
+    return first, second
 
 
 async def test_s67_a_name_without_prefixes_does_not_lead_to_the_proxys_own_host(monkeypatch):
@@ -340,12 +347,8 @@ async def test_s67_a_name_without_prefixes_does_not_lead_to_the_proxys_own_host(
 
 async def test_s67_a_name_is_resolved_whenever_somebody_comes_and_not_before(monkeypatch):
     async with open_cluster() as world:
-        first = world.listen()
-        second = world.add(type(first)(OTHER_HOST))
+        first, second = listen_both(world)
         port = first.address.port
-        second.sock.close()
-        second.sock = socket.create_server((OTHER_HOST, port))
-        second.sock.settimeout(0)
         names = {"one.cluster": [HOST]}
         asked = resolve_to(world, monkeypatch, names)
         made = await share(await world.primary(), HostName("one.cluster", port))
