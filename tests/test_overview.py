@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from fwproxy import host
-from fwproxy.address import Endpoint, Transport
+from fwproxy.address import Endpoint, HostName, Transport
 from fwproxy.config import (
     Config,
     DatapathConfig,
@@ -22,6 +22,7 @@ from fwproxy.config import (
 from fwproxy.overview import overview, warnings
 from fwproxy.policy import Network, NetworkRelation, Relation, Rule
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
+from fwproxy.shared_config import SharedAllow, SharedConfig, SharedTarget
 
 
 def two_networks(**changes: Any) -> Config:
@@ -58,6 +59,28 @@ def test_the_overview_says_what_is_configured() -> None:
     ]:
         assert line in lines
     assert not any("idle_timeout" in line or "ftp" in line for line in lines)
+
+
+def test_the_overview_says_what_may_be_shared() -> None:
+    config = two_networks()
+    assert not any("shared" in line for line in overview(config))
+    allow = (
+        SharedAllow(("*.kafka",), ("10.0.0.0/8",), (PortRange(9092, 9092), PortRange(1, 2))),
+        SharedAllow(prefixes=("192.0.2.0/24",)),
+    )
+    targets = (
+        SharedTarget(HostName("one.kafka", 9092), 50001, "kafka.example", "a"),
+        SharedTarget(Endpoint("::1", 9092), 50002),
+    )
+    lines = list(overview(two_networks(shared=SharedConfig(allow=allow, targets=targets))))
+    for line in [
+        "  ports 50000-50999, open for 300 seconds after their last use",
+        "  allowed: *.kafka in 10.0.0.0/8 port 9092-9092, 1-2",
+        "  allowed: 192.0.2.0/24 every port",
+        "  one.kafka:9092 on port 50001, as kafka.example for listener a",
+        "  [::1]:9092 on port 50002",
+    ]:
+        assert line in lines
 
 
 @pytest.mark.parametrize(

@@ -205,8 +205,9 @@ def test_the_nftables_rule_is_accepted() -> None:
     if nft is None or os.geteuid() or shutil.which("unshare") is None:
         pytest.skip("needs root and the package nftables")
     script = "".join(f"{' '.join(rule)}\n" for rule in rules)
-    # In a network namespace of its own, so that nothing of this host changes.
-    subprocess.run(["unshare", "--net", nft, "-f", "-"], input=script, text=True, check=True)
+    # In network namespaces of their own, so that nothing of this host changes.
+    for text in (script, *blocks("nft")):
+        subprocess.run(["unshare", "--net", nft, "-f", "-"], input=text, text=True, check=True)
     ports = parse(FORWARD).secondary.ports
     assert f"{FTP.ports[0]}, {ports}" in script
 
