@@ -16,7 +16,7 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     ports  ledger  resolve
     datapath/
     engine
-    dispatch  connection  opening  secondary  inbound  outbound  session
+    dispatch  connection_calls  connection  carrying  opening  secondary  inbound  outbound  session
     listeners/
     firewall
     demo  testing  host  catalogue  overview
