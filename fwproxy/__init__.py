@@ -16,7 +16,8 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     ports  ledger  resolve
     datapath/
     engine
-    dispatch  connection_calls  connection  carrying  opening  secondary  inbound  outbound  session
+    dispatch  connection_calls  connection  carrying  opening  factories  datagrams
+    secondary  emulation  inbound  outbound  session
     listeners/
     firewall
     demo  testing  host  catalogue  overview
@@ -31,6 +32,7 @@ from fwproxy.config_file import load as load_config
 from fwproxy.connection import Connection
 from fwproxy.filter import (
     DataFilter,
+    Ends,
     Filter,
     FilterSocket,
     Handled,
@@ -53,6 +55,7 @@ __all__ = [
     "DataFilter",
     "Destination",
     "Endpoint",
+    "Ends",
     "Filter",
     "FilterSocket",
     "Firewall",

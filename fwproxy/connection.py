@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from fwproxy.address import Endpoint, IpFilter, Transport
-from fwproxy.carrying import stream_relay
+from fwproxy.carrying import put_filters, stream_relay
 from fwproxy.clock import Deadline
-from fwproxy.connection_calls import ConnectionCalls, ConnectionState
+from fwproxy.connection_calls import Attached, ConnectionCalls, ConnectionState, EmulatedBind
 from fwproxy.datapath.base import Relay, close_socket
+from fwproxy.datapath.choice import UNDECIDED
+from fwproxy.datapath.datagram import DatagramRelay
+from fwproxy.datapath.flow import MAX_DATAGRAM
 from fwproxy.datapath.user import FilterRelay
-from fwproxy.dispatch import dispatch
+from fwproxy.dispatch import dispatch, in_time
 from fwproxy.events import ConnectionTerminating, EstablishedConnection, Event
-from fwproxy.filter import FAULTS, DataFilter, Priority, SessionFilter
+from fwproxy.filter import FAULTS, Ends, SessionFilter
 from fwproxy.flags import ConnectionFlags, SecondaryFlags, Verdict
 from fwproxy.ledger import FirewallAction
 from fwproxy.opening import Opening
@@ -37,7 +39,7 @@ class Connection(ConnectionCalls):
     """
 
     __slots__ = (
-        "__weakref__", "_deadline", "_path_reason", "_session_filter", "_tasks",
+        "__weakref__", "_deadline", "_session_filter", "_tasks",
     )  # fmt: skip
 
     def __init__(
@@ -75,8 +77,12 @@ class Connection(ConnectionCalls):
         self._secondary_flags = secondary_flags
         self._session_filter = session_filter
         self._relay: Relay | None = None
-        self._path_reason: str | None = None
-        self.data_filters: list[tuple[Priority, DataFilter, object]] | None = None
+        self.choice = UNDECIDED
+        self.data_filters: list[Attached] | None = None
+        self.emulated_bind: EmulatedBind | None = None
+        self.heard_by = ""
+        self.max_datagram = MAX_DATAGRAM
+        self._is_emulated = False
         self._handling: type[Event] | None = None
         self._denied = False
         self._tasks: set[asyncio.Task[None]] | None = None
@@ -89,6 +95,12 @@ class Connection(ConnectionCalls):
     def handling(self, event: Event | None) -> None:
         """Note which event the filters are hearing of, for the calls that depend on it."""
         self._handling = None if event is None else type(event)
+
+    def not_emulated(self) -> None:
+        """Forget the filter that was to play a server which was denied."""
+        if self._is_emulated and self.emulated_bind is None and self.data_filters:
+            self._is_emulated = False
+            self.data_filters.pop()
 
     def is_connecting(self) -> None:
         """Note that an end is being dialled, unless bytes flow on the other one already."""
@@ -104,7 +116,7 @@ class Connection(ConnectionCalls):
     def open_half(self) -> None:
         """Let the filters talk with the client while there is no server yet."""
         if self.data_filters:
-            self._start_relay()
+            self._carry()
         else:
             self.close("no filter asks the client for a server", failed=True)
 
@@ -113,20 +125,30 @@ class Connection(ConnectionCalls):
         self.state = ConnectionState.ESTABLISHED
         self.opening = None
         self.wait(self.session.engine.limits.idle_timeout, self._idle)
-        if self._session_filter is not None and not self._notify_established():
-            return
+        if self._session_filter is None:
+            self._carry()
+        else:
+            self._notify_established(self._carry)
+
+    def _carry(self) -> None:
         if self._relay is None:
-            self._start_relay()
+            self._relay = stream_relay(self)
+            self._relay.start()
         else:
             self.session.engine.loop.call_soon(self._attach_server)
 
     def _attach_server(self) -> None:
         """Let the server be heard, now that the filter which waited for it knows."""
-        if isinstance(self._relay, FilterRelay) and self.server_sock and not self.is_closed:
+        if not isinstance(self._relay, FilterRelay) or self.is_closed:
+            return
+        if self.server_sock is not None:
             self._relay.attach_server(self.server_sock)
+        elif self.data_filters:
+            player = self.data_filters[-1]
+            self._relay.attach_player(player.data_filter, player.context)
 
-    def _notify_established(self) -> bool:
-        """Tell the filter that asked for the connection; False when that has ended it."""
+    def _notify_established(self, proceed: Callable[[], None]) -> None:
+        """Tell the filter that asked for the connection; no byte passes before it has heard."""
         assert self._session_filter is not None  # noqa: S101 - looked at by the caller
         assert self.server_address is not None  # noqa: S101 - established
         event = EstablishedConnection(self, self.client_address, self.server_address, self.context)
@@ -134,37 +156,41 @@ class Connection(ConnectionCalls):
             answer = self._session_filter.firewall_event_handler(event)
         except FAULTS as error:  # a filter that raises ends its connection
             self._filter_failed(error)
-            return False
-        if inspect.isawaitable(answer):
-            self.spawn(self._established_later(answer))
-        elif answer is Verdict.DENY:
-            self.close("denied by a filter", failed=True)
-        return not self.is_closed
+            return
+        if answer is None or isinstance(answer, Verdict):
+            self._heard_established(answer, proceed)
+        else:
+            self.spawn(self._established_later(answer, proceed))
 
-    async def _established_later(self, answer: Awaitable[Verdict | None]) -> None:
+    async def _established_later(
+        self, answer: Awaitable[Verdict | None], proceed: Callable[[], None]
+    ) -> None:
         try:
-            async with asyncio.timeout(self.session.engine.limits.filter_timeout):
-                verdict = await answer
+            verdict = await in_time(answer, self.session.engine.limits.filter_timeout)
         except FAULTS as error:  # as above
             self._filter_failed(error)
         else:
-            if verdict is Verdict.DENY:
-                self.close("denied by a filter", failed=True)
+            self._heard_established(verdict, proceed)
+
+    def _heard_established(self, verdict: Verdict | None, proceed: Callable[[], None]) -> None:
+        if verdict is Verdict.DENY:
+            self.close("denied by a filter", failed=True)
+        elif not self.is_closed:
+            proceed()
 
     def _filter_failed(self, error: BaseException) -> None:
         self.close(f"filter failed: {type(error).__name__}: {error}", failed=True, error=error)
 
-    def _start_relay(self) -> None:
-        self._relay, self._path_reason = stream_relay(self)
-        self._relay.start()
-
-    def carry_datagrams(self, relay: Relay, idle_timeout: float | None) -> None:
+    def carry_datagrams(self, relay: DatagramRelay, idle_timeout: float | None) -> None:
         """Let datagrams flow; without a time-out until killed (S19, S20)."""
-        self._relay, self._path_reason = relay, "datagrams"
+        self._relay = relay
         self.opening = None
+        relay.max_datagram = self.max_datagram
         if idle_timeout is not None:
             self.wait(idle_timeout, lambda: self._datagrams_idle(idle_timeout))
-        relay.start()
+        self.filters_changed()
+        if not self.is_closed:
+            relay.start()
 
     def _datagrams_idle(self, idle_timeout: float) -> None:
         due = self.last_active + idle_timeout
@@ -173,12 +199,19 @@ class Connection(ConnectionCalls):
         else:
             self.close("idle")
 
-    def first_datagram(self, server: Endpoint | None, client: Endpoint | None) -> bool:
-        """Note the peer that sent first; False refuses it."""
-        self.server_address = server or self.server_address
-        self.client_address = client or self.client_address
+    def first_datagram(self, ends: Ends, proceed: Callable[[], None]) -> None:
+        """Note the two ends of the first flow, and go on when that has been heard of."""
+        self.client_address, self.server_address = ends.client, ends.server
         self.state = ConnectionState.ESTABLISHED
-        return self._session_filter is None or self._notify_established()
+        if self._session_filter is None:
+            proceed()
+        else:
+            self._notify_established(proceed)
+
+    def filters_changed(self) -> None:
+        """Send the datagrams through the data filters that have been attached meanwhile."""
+        if isinstance(self._relay, DatagramRelay) and self.data_filters:
+            put_filters(self, self._relay)
 
     def relay_done(self, reason: str, broken: bool, error: BaseException | None) -> None:  # noqa: FBT001 - Done
         """Hear that the relay has ended by itself."""
@@ -282,7 +315,7 @@ class Connection(ConnectionCalls):
             client=str(self.client_address),
             server=None if self.server_address is None else str(self.server_address),
             path=self.data_path or None,
-            why=self._path_reason,
+            why=None if self._relay is None else self.choice.reason,
             client_bytes=self.client_bytes,
             server_bytes=self.server_bytes,
             seconds=round(self.session.engine.poller.now - self.started, 3),

@@ -11,6 +11,7 @@ from fwproxy.address import Endpoint, IpFilter, Transport
 from fwproxy.protocol import ProtocolDefinition
 
 if TYPE_CHECKING:
+    from fwproxy.datapath.choice import Choice
     from fwproxy.session import Session
 
 
@@ -54,7 +55,7 @@ class FirewallAction:
     """One revocable permission.
 
     It is cancelled by itself after single use, at its time-out, and when its session ends.
-    What its attributes mean, `LedgerEntry` says.
+    What its attributes mean, `LedgerEntry` says; `choice` is the data path of its connections.
     """
 
     id: int
@@ -71,6 +72,7 @@ class FirewallAction:
     uses: int = 0
     refused: int = 0
     close_reason: str | None = None
+    choice: Choice | None = None
 
     def __str__(self) -> str:
         fields = attrs.asdict(self.entry())

@@ -10,6 +10,7 @@ from fwproxy.address import Endpoint, IpFilter, Reach, Transport, reach_of
 from fwproxy.config import ListenerKind
 from fwproxy.connection import Connection
 from fwproxy.dispatch import BoundFilter
+from fwproxy.emulation import emulate_client_bind
 from fwproxy.engine import Engine
 from fwproxy.errors import (
     AddressNotAllowedError,
@@ -17,7 +18,9 @@ from fwproxy.errors import (
     QuotaError,
     TerminatingError,
 )
-from fwproxy.filter import FAULTS, SessionFilter
+from fwproxy.events import Event
+from fwproxy.factories import DataFilterFactory, Factories, FactoryAction
+from fwproxy.filter import FAULTS, Priority, SessionFilter
 from fwproxy.flags import SecondaryFlags, SessionFlags, Verdict
 from fwproxy.inbound import bind_for_client
 from fwproxy.ledger import FirewallAction
@@ -46,7 +49,7 @@ class Session:
     __slots__ = (
         "__weakref__", "_hearings", "_listener", "_on_end", "advertised_host",
         "authenticated_user", "bound_filters", "client_address", "connections", "end_reason",
-        "engine", "id", "permissions", "primary", "protocol", "session_filters",
+        "engine", "factories", "id", "permissions", "primary", "protocol", "session_filters",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +72,7 @@ class Session:
         self.connections: set[Connection] = set()
         self.permissions: set[FirewallAction] = set()
         self.session_filters: dict[str, SessionFilter | None] = {}
+        self.factories: Factories | None = None
         self.end_reason: str | None = None
         self._hearings: set[asyncio.Future[Verdict]] | None = None
 
@@ -283,6 +287,82 @@ class Session:
         )
         return await connect_for_client(call, client_address, server_address)
 
+    async def emulate_client_bind(
+        self,
+        client: Endpoint,
+        proxy: Endpoint,
+        protocol: ProtocolDefinition,
+        *,
+        transport: Transport = Transport.TCP,
+        flags: SecondaryFlags = SecondaryFlags.NONE,
+        session_filter: SessionFilter | None = None,
+        context: object = None,
+        ip_filter: IpFilter | None = None,
+    ) -> Connection:
+        """Make a primary inbound connection for a client that made no bind; nothing is bound.
+
+        The filters that hear of primary connections hear of it as of any bind. Those who come
+        are let in by `Connection.emulate_connection`.
+
+        Args:
+            client: where to pass the connections on; all zeros is supplied later.
+            proxy: what the others are told as its address.
+            protocol: what the connections are.
+            transport: TCP or UDP.
+            flags: see `SecondaryFlags`.
+            session_filter: is not asked itself, and hears EstablishedConnection.
+            context: any object.
+            ip_filter: who may come; None is everybody.
+
+        Raises:
+            AddressNotAllowedError: the client address is not the client's.
+            PolicyRulesDeniedError: the rules or a filter say no.
+            QuotaError: a limit was reached.
+            TerminatingError: the session is ending.
+        """
+        call = SecondaryCall(
+            self, protocol.over(transport), flags, session_filter, context, ip_filter
+        )
+        return await emulate_client_bind(call, client, proxy)
+
+    def set_data_filter_factory(
+        self,
+        event_type: type[Event],
+        address: Endpoint | None,
+        factory: DataFilterFactory,
+        priority: Priority = Priority.MIDDLE,
+        context: object = None,
+        flags: SecondaryFlags = SecondaryFlags.NONE,
+    ) -> FactoryAction:
+        """Put data filters into connections that the filter is not registered for.
+
+        When the event comes, *factory* is called with the connection and *context*, after the
+        filters have heard the event. One that raises denies the connection.
+
+        Set it before the call that opens the connection, or open that with NO_KERNEL_MODE: the
+        data path is decided at the call, and where nobody expected a data filter none can be
+        attached any more (S30-S32). The returned action lists those in `missed`, and the log
+        has a warning.
+
+        Args:
+            event_type: ConnectTcp, AcceptedConnection, BindUdp or UdpDestination.
+            address: the remote address for connects, the bound one for binds and accepts; port 0
+                is any port, all zeros any host, None anything.
+            factory: makes a data filter, or returns None to stay away.
+            priority: where in the chain it stands.
+            context: any object.
+            flags: ALLOW_MULTIPLE (the first connection ends it otherwise) and TIMEOUT.
+
+        Raises:
+            InvalidArgumentError: another event, or another flag.
+            QuotaError: the session has `limits.max_factories_per_session`.
+            TerminatingError: the session is ending.
+        """
+        self._check_alive()
+        if self.factories is None:
+            self.factories = Factories(self)
+        return self.factories.set(event_type, address, factory, priority, context, flags)
+
     # Life cycle, from here on for the engine only.
 
     def _check_alive(self) -> None:
@@ -342,6 +422,8 @@ class Session:
         drain = 0.0 if at_once else self.engine.limits.drain_timeout
         for action in tuple(self.permissions):
             action.cancel("its session has ended")
+        if self.factories is not None:
+            self.factories.cancel_all("its session has ended")
         for connection in tuple(self.connections):
             if connection is self.primary:
                 connection.close(reason, failed=at_once)

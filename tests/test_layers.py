@@ -130,7 +130,7 @@ def exported() -> list[str]:
         ("address", "from fwproxy.nowhere import x", 1),
         ("cli", "import fwproxy", 1),
         ("address", "from fwproxy.errors import ConfigError\nimport socket", 0),
-        ("connection", "from fwproxy.session import Session", 0),
+        ("inbound", "from fwproxy.session import Session", 0),
         ("filter", "if TYPE_CHECKING:\n    from fwproxy.session import Session", 0),
         ("filter", "if TYPE_CHECKING:\n    pass\nelse:\n    import fwproxy.session", 1),
     ],

@@ -11,7 +11,6 @@ from fwproxy import DataFilter, Endpoint, IpFilter, Transport, Verdict
 from fwproxy.connection import ConnectionState
 from fwproxy.errors import (
     BadContextError,
-    NotSupportedError,
     PolicyRulesDeniedError,
     TerminatingError,
 )
@@ -135,35 +134,6 @@ async def test_s27_listen_is_no_place_to_deny():
         primary = await world.primary()
         (connection,) = await bind(primary)
         assert not connection.is_denied
-
-
-@BOTH
-async def test_s27_what_is_not_supported_is_denied_and_not_passed_on(transport):
-    """Emulated binds, and data filters for datagrams: bytes must not pass unseen."""
-    kind = BindTcp if transport is Transport.TCP else BindUdp
-    witness = Witness({kind: Verdict.EMULATE})
-    async with open_world(witness.filter(kind)) as world:
-        primary = await world.primary()
-        with pytest.raises(NotSupportedError):
-            await bind(primary, transport=transport)
-        witness.answers[kind] = lambda event: event.connection.attach_data_filter(DataFilter())
-        with pytest.raises(PolicyRulesDeniedError):
-            await bind(primary, transport=transport)
-        assert world.engine.ports.in_use == 0
-
-
-async def test_s27_a_data_filter_for_datagrams_is_refused_as_not_supported():
-    refusals = []
-
-    def attach(event):
-        with pytest.raises(NotSupportedError) as caught:
-            event.connection.attach_data_filter(DataFilter())
-        refusals.append(caught.value)
-
-    witness = Witness({BindUdp: attach})
-    async with open_world(witness.filter(BindUdp)) as world:
-        assert await bind_udp(await world.primary())
-        assert len(refusals) == 1
 
 
 @BOTH
