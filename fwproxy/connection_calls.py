@@ -211,7 +211,9 @@ class ConnectionCalls:
 
     @property
     def external_socket_name(self) -> Endpoint | None:
-        """The proxy's address towards the server."""
+        """The proxy's address towards the server, while there is a socket."""
+        if isinstance(self._relay, DatagramRelay):
+            return self._relay.external_name
         return _socket_name(self.server_sock)
 
     @property
@@ -221,7 +223,9 @@ class ConnectionCalls:
 
     @property
     def internal_socket_name(self) -> Endpoint | None:
-        """The proxy's address towards the client."""
+        """The proxy's address towards the client, while there is a socket."""
+        if isinstance(self._relay, DatagramRelay):
+            return self._relay.internal_name
         return _socket_name(self.client_sock)
 
     @property

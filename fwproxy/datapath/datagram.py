@@ -127,8 +127,23 @@ class DatagramRelay:
         return bool(self._by_fd)
 
     @property
-    def far_name(self) -> Endpoint | None:
-        """The proxy's address towards the target, for the first peer."""
+    def internal_name(self) -> Endpoint | None:
+        """The proxy's address towards the client; of the first one's if there are several."""
+        return self._near_name if self._forward_way is Way.UP else self._far_name
+
+    @property
+    def external_name(self) -> Endpoint | None:
+        """The proxy's address towards the server; of the first one's if there are several."""
+        return self._far_name if self._forward_way is Way.UP else self._near_name
+
+    @property
+    def _near_name(self) -> Endpoint | None:
+        if self._ended or self.sock is None:
+            return None
+        return Endpoint.from_sockaddr(self.sock.getsockname())
+
+    @property
+    def _far_name(self) -> Endpoint | None:
         for flow in self._flows.values():
             if flow.far is not None:
                 return Endpoint.from_sockaddr(flow.far.getsockname())

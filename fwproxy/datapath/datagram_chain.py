@@ -57,6 +57,8 @@ class _Side:
         return 0 if neighbour is None else neighbour.waiting_size(self._way)
 
     def send(self, data: bytes, *, urgent: bool = False) -> None:  # noqa: ARG002 - of streams
+        if self._chain.ended:
+            return
         at_hand = _at_hand.get()
         if at_hand is not None and at_hand[0] is self._chain:
             ends: Ends | None = at_hand[1]

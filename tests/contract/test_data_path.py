@@ -88,11 +88,6 @@ WAYS = [Way(name) for name in ("bind", "redirect", "bind-udp", "redirect-udp")]
 EACH_WAY = pytest.mark.parametrize("way", WAYS, ids=repr)
 
 
-def attached_to(way, address):
-    """Return the address that a factory for this way goes by."""
-    return address if way.is_bind else None
-
-
 @EACH_WAY
 async def test_s32_a_factory_before_the_call_forces_user_mode_without_the_flag(way):
     async with open_world() as world:
@@ -256,7 +251,7 @@ async def test_the_address_is_the_bound_one_for_accepts():
         session = primary.session
         elsewhere = Endpoint(OTHER_HOST, address.port)
         for wrong in (elsewhere, address.with_port(address.port - 1), Endpoint(OTHER_HOST)):
-            session.set_data_filter_factory(AcceptedConnection, wrong, lambda *_: pytest.fail())
+            session.set_data_filter_factory(AcceptedConnection, wrong, fault)
         right = session.set_data_filter_factory(
             AcceptedConnection, address, lambda *_: tagger(b"<%b>")
         )
