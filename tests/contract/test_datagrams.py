@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
-from calls import F, UNKNOWN, bind_udp, own, proxy_address, redirect
+from calls import UNKNOWN, F, bind_udp, own, proxy_address, redirect
 from rig import (
     HOST,
     OTHER_HOST,

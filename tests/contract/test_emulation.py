@@ -4,7 +4,7 @@ import asyncio
 import socket
 
 import pytest
-from calls import F, UNKNOWN, bind, bind_udp, is_refused, own, proxy_address, redirect
+from calls import UNKNOWN, F, bind, bind_udp, is_refused, own, proxy_address, redirect
 from rig import (
     HOST,
     OTHER_HOST,
