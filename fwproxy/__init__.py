@@ -16,7 +16,7 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     ports  ledger  resolve
     datapath/
     engine
-    dispatch  connection_calls  connection  carrying  opening  factories  datagrams
+    dispatch  naming  connection_calls  connection  carrying  opening  factories  datagrams
     secondary  emulation  inbound  outbound  session
     listeners/
     firewall

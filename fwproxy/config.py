@@ -185,6 +185,7 @@ class Limits:
         stop_timeout: what running sessions get to finish when the proxy is stopped.
         accept_retry: the pause after accept failed for want of descriptors or memory.
         max_resolutions: host names being resolved at a time.
+        max_resolutions_per_session: the same for one session.
     """
 
     max_sessions: int = attrs.field(default=10_000, validator=_positive)
@@ -207,6 +208,7 @@ class Limits:
     stop_timeout: float = attrs.field(default=30.0, validator=_not_negative)
     accept_retry: float = attrs.field(default=0.1, validator=_positive)
     max_resolutions: int = attrs.field(default=64, validator=_positive)
+    max_resolutions_per_session: int = attrs.field(default=8, validator=_positive)
 
 
 @attrs.frozen(slots=True)

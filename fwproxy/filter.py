@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import attrs
 
 from fwproxy.address import Endpoint
-from fwproxy.events import Event
+from fwproxy.errors import InvalidArgumentError
+from fwproxy.events import EstablishedConnection, Event
 from fwproxy.flags import Verdict
 
 if TYPE_CHECKING:
@@ -54,10 +55,24 @@ class Hooks:
         events: of primary connections, and of binds for secondary ones (BindTcp, BindUdp,
             Listen), which always are another filter's doing.
         associated: of the session's secondary connections.
+
+    Raises:
+        InvalidArgumentError: something is no event, or is EstablishedConnection, which goes only
+            to the session filter that was passed to the call.
     """
 
     events: frozenset[type[Event]] = frozenset()
     associated: frozenset[type[Event]] = frozenset()
+
+    def __attrs_post_init__(self) -> None:
+        for kind in self.events | self.associated:
+            if Event not in getattr(kind, "__mro__", ()):
+                raise InvalidArgumentError(f"{kind!r} is no event")
+            if kind is EstablishedConnection:
+                raise InvalidArgumentError(
+                    "EstablishedConnection cannot be registered for: it goes to the session "
+                    "filter that is passed to bind_for_client or redirect_connections"
+                )
 
     @classmethod
     def on(cls, *events: type[Event], associated: Iterable[type[Event]] = ()) -> Hooks:

@@ -20,6 +20,7 @@ from fwproxy.errors import (
 )
 from fwproxy.events import AcceptedConnection, ConnectTcp, Event
 from fwproxy.flags import Verdict
+from fwproxy.naming import host_by_name
 
 if TYPE_CHECKING:
     from fwproxy.connection import Connection
@@ -121,8 +122,8 @@ class Opening:
 
     async def _resolve(self, server: HostName) -> None:
         try:
-            found = await self._connection.session.engine.resolver.resolve(server)
-        except NoServerReplyError as error:
+            found = await host_by_name(self._connection, server)
+        except CallError as error:
             self.refuse(error)
         else:
             self._request(found)

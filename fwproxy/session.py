@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fwproxy.address import Endpoint, IpFilter, Reach, Transport, reach_of
+from fwproxy.address import Endpoint, HostName, IpFilter, Reach, Transport, reach_of
 from fwproxy.config import ListenerKind
 from fwproxy.connection import Connection
 from fwproxy.dispatch import BoundFilter
@@ -24,6 +24,7 @@ from fwproxy.filter import FAULTS, Priority, SessionFilter
 from fwproxy.flags import SecondaryFlags, SessionFlags, Verdict
 from fwproxy.inbound import bind_for_client
 from fwproxy.ledger import FirewallAction
+from fwproxy.naming import host_by_address, host_by_name
 from fwproxy.outbound import Redirection, connect_for_client, redirect_connections
 from fwproxy.policy import AccessRequest, Decision
 from fwproxy.protocol import ProtocolDefinition
@@ -49,7 +50,8 @@ class Session:
     __slots__ = (
         "__weakref__", "_hearings", "_listener", "_on_end", "advertised_host",
         "authenticated_user", "bound_filters", "client_address", "connections", "end_reason",
-        "engine", "factories", "id", "permissions", "primary", "protocol", "session_filters",
+        "engine", "factories", "id", "permissions", "primary", "protocol", "resolutions",
+        "session_filters",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +75,7 @@ class Session:
         self.permissions: set[FirewallAction] = set()
         self.session_filters: dict[str, SessionFilter | None] = {}
         self.factories: Factories | None = None
+        self.resolutions = 0
         self.end_reason: str | None = None
         self._hearings: set[asyncio.Future[Verdict]] | None = None
 
@@ -286,6 +289,36 @@ class Session:
             self, protocol, flags, session_filter, context, source=proxy_external_address
         )
         return await connect_for_client(call, client_address, server_address)
+
+    async def get_host_by_name(
+        self, name: str, *, session_filter: SessionFilter | None = None
+    ) -> list[Endpoint]:
+        """Return the addresses of a name, in the order to try them, with port 0.
+
+        Args:
+            name: the name.
+            session_filter: does not hear GetHostByName of its own question.
+
+        Raises:
+            InvalidArgumentError: it is no host name.
+            NoServerReplyError: it does not resolve, or not in time.
+            PolicyRulesDeniedError: a filter says no.
+            QuotaError: `limits.max_resolutions_per_session` are under way.
+            TerminatingError: the session is ending.
+        """
+        return await host_by_name(self._asker(), HostName(name), session_filter)
+
+    async def get_host_by_addr(
+        self, address: str, *, session_filter: SessionFilter | None = None
+    ) -> str:
+        """Return the name of an IP address; otherwise as above."""
+        return await host_by_address(self._asker(), Endpoint(address), session_filter)
+
+    def _asker(self) -> Connection:
+        self._check_alive()
+        if self.primary is None:
+            raise TerminatingError("the session has no primary connection")
+        return self.primary
 
     async def emulate_client_bind(
         self,

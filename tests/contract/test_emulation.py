@@ -1,8 +1,8 @@
 """Emulation: a filter plays the server, or whoever comes to a bind; nothing is dialled or bound."""
 
 import asyncio
-import socket
 
+import psutil
 import pytest
 from calls import UNKNOWN, F, bind, bind_udp, is_refused, own, proxy_address, redirect
 from rig import (
@@ -344,14 +344,10 @@ def emulating(*events, by_verdict=False, address=None, more=None):
 
 
 def is_free(address, transport):
-    """Tell whether nothing is bound to an address, by binding it."""
-    kind = socket.SOCK_STREAM if transport is Transport.TCP else socket.SOCK_DGRAM
-    with socket.socket(type=kind) as sock:
-        try:
-            sock.bind(address.sockaddr)
-        except OSError:
-            return False
-        return True
+    """Tell whether the proxy has no socket at an address."""
+    kind = "tcp" if transport is Transport.TCP else "udp"
+    bound = {each.laddr[1] for each in psutil.Process().net_connections(kind)}
+    return address.port not in bound
 
 
 @BOTH

@@ -7,10 +7,11 @@ import pytest
 from calls import F, bind, bind_udp, carries, is_refused, own, proxy_address, redirect
 from rig import HOST, Hearing, eventually, make_filter, open_world, turns
 
-from fwproxy import DataFilter, Endpoint, IpFilter, Transport, Verdict
+from fwproxy import DataFilter, Endpoint, Hooks, IpFilter, Transport, Verdict, events
 from fwproxy.connection import ConnectionState
 from fwproxy.errors import (
     BadContextError,
+    InvalidArgumentError,
     PolicyRulesDeniedError,
     TerminatingError,
 )
@@ -21,8 +22,18 @@ from fwproxy.events import (
     ConnectionTerminating,
     ConnectTcp,
     EstablishedConnection,
+    Event,
     Listen,
 )
+
+ALL = tuple(
+    kind
+    for kind in vars(events).values()
+    if isinstance(kind, type)
+    and issubclass(kind, Event)
+    and kind not in {Event, EstablishedConnection}
+)
+"""Every event that can be registered for."""
 
 BOTH = pytest.mark.parametrize("transport", list(Transport))
 
@@ -203,11 +214,26 @@ async def established(world, primary, way, **settings):
 @pytest.mark.parametrize("way", ["bind", "redirect"])
 async def test_s28_without_a_session_filter_nobody_hears_of_the_establishment(way):
     witness = Witness()
-    hooked = witness.filter(EstablishedConnection, associated=[EstablishedConnection])
-    async with open_world(hooked) as world:
+    async with open_world(witness.filter(*ALL, associated=ALL)) as world:
         primary = await world.primary()
         await established(world, primary, way, context=object())
         assert EstablishedConnection not in witness.kinds()
+
+
+def test_the_establishment_cannot_be_registered_for():
+    for hooks in ({"events": [EstablishedConnection]}, {"associated": [EstablishedConnection]}):
+        with pytest.raises(InvalidArgumentError, match="cannot be registered for"):
+            Hooks(**{name: frozenset(kinds) for name, kinds in hooks.items()})
+    with pytest.raises(InvalidArgumentError, match="is no event"):
+        Hooks.on(int)
+
+
+async def test_a_filter_that_registers_for_it_hears_nothing_and_that_is_said(caplog):
+    witness = Witness()
+    async with open_world(witness.filter(ConnectTcp, EstablishedConnection)) as world:
+        await world.primary()
+        assert not witness.heard
+        assert "filter failed to start" in caplog.text
 
 
 @pytest.mark.parametrize("way", ["bind", "redirect"])
@@ -223,8 +249,7 @@ async def test_s28_without_a_context_it_is_heard_all_the_same(way):
 @pytest.mark.parametrize("way", ["bind", "redirect"])
 async def test_s29_it_goes_to_that_filter_only_with_the_identical_context(way):
     witness = Witness()
-    hooked = witness.filter(EstablishedConnection, associated=[EstablishedConnection])
-    async with open_world(hooked) as world:
+    async with open_world(witness.filter(*ALL, associated=ALL)) as world:
         primary = await world.primary()
         hearing, context = Hearing(primary.session), {"equal": "but not identical"}
         ends = await established(world, primary, way, session_filter=hearing, context=context)
