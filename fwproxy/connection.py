@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from fwproxy.address import Endpoint, IpFilter, Transport
@@ -16,7 +16,7 @@ from fwproxy.datapath.choice import UNDECIDED
 from fwproxy.datapath.datagram import DatagramRelay
 from fwproxy.datapath.flow import MAX_DATAGRAM
 from fwproxy.datapath.user import FilterRelay
-from fwproxy.dispatch import dispatch, in_time
+from fwproxy.dispatch import begin, dispatch, in_time
 from fwproxy.events import ConnectionTerminating, EstablishedConnection, Event
 from fwproxy.filter import FAULTS, Ends, SessionFilter
 from fwproxy.flags import ConnectionFlags, SecondaryFlags, Verdict
@@ -154,19 +154,20 @@ class Connection(ConnectionCalls):
         event = EstablishedConnection(self, self.client_address, self.server_address, self.context)
         try:
             answer = self._session_filter.firewall_event_handler(event)
+            if answer is not None and not isinstance(answer, Verdict):
+                handler = begin(answer)
+                self.spawn(self._established_later(handler, proceed), handler)
+                return
         except FAULTS as error:  # a filter that raises ends its connection
             self._filter_failed(error)
             return
-        if answer is None or isinstance(answer, Verdict):
-            self._heard_established(answer, proceed)
-        else:
-            self.spawn(self._established_later(answer, proceed))
+        self._heard_established(answer, proceed)
 
     async def _established_later(
-        self, answer: Awaitable[Verdict | None], proceed: Callable[[], None]
+        self, handler: asyncio.Future[Verdict | None], proceed: Callable[[], None]
     ) -> None:
         try:
-            verdict = await in_time(answer, self.session.engine.limits.filter_timeout)
+            verdict = await in_time(handler, self.session.engine.limits.filter_timeout)
         except FAULTS as error:  # as above
             self._filter_failed(error)
         else:
@@ -217,13 +218,22 @@ class Connection(ConnectionCalls):
         """Hear that the relay has ended by itself."""
         self.close(reason, failed=broken, error=error)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something that ends with the connection."""
+    def spawn(
+        self, work: Coroutine[Any, Any, None], awaited: asyncio.Future[Any] | None = None
+    ) -> asyncio.Task[None]:
+        """Run something that ends with the connection.
+
+        Args:
+            work: a coroutine.
+            awaited: what it waits for, which ends with it also when it has not even begun.
+        """
         task = self.session.engine.loop.create_task(work)
         if self._tasks is None:
             self._tasks = set()
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
+        if awaited is not None:
+            task.add_done_callback(lambda _: awaited.cancel())
         return task
 
     def _task_done(self, task: asyncio.Task[None]) -> None:

@@ -81,7 +81,7 @@ class Destinations:
         if isinstance(verdict, Verdict):
             self._conclude(destination, verdict)
         else:
-            connection.spawn(self._conclude_later(destination, verdict))
+            connection.spawn(self._conclude_later(destination, verdict), verdict)
 
     async def _conclude_later(self, destination: Endpoint, answer: Awaitable[Verdict]) -> None:
         self._conclude(destination, await answer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -43,7 +43,7 @@ def fold(verdicts: Sequence[Verdict]) -> Verdict:
 
 def dispatch(
     session: Session, event: Event, caller: SessionFilter | None = None
-) -> Verdict | Awaitable[Verdict]:
+) -> Verdict | asyncio.Future[Verdict]:
     """Tell an event to every filter that hooks it, in the listener's order, and fold the verdicts.
 
     The answer is there at once unless a handler is a coroutine. The first DENY ends the round.
@@ -61,7 +61,7 @@ def dispatch(
 
 def _round(
     session: Session, event: Event, caller: SessionFilter | None, first: int, verdict: Verdict
-) -> Verdict | Awaitable[Verdict]:
+) -> Verdict | asyncio.Future[Verdict]:
     for number in range(first, len(session.bound_filters)):
         bound = session.bound_filters[number]
         try:
@@ -70,10 +70,12 @@ def _round(
                 continue
             event.connection.heard_by = bound.filter.name
             answer = session_filter.firewall_event_handler(event)
+            if answer is not None and not isinstance(answer, Verdict):
+                handler = begin(answer)
+                rest = _await_round(session, event, caller, number, verdict, handler)
+                return follow(rest, handler)
         except FAULTS as error:  # uncertain means deny
             return _denied(session, bound, event, error)
-        if answer is not None and not isinstance(answer, Verdict):
-            return _await_round(session, event, caller, number, verdict, answer)
         if answer is not None:
             verdict = fold((verdict, answer))
             if verdict is Verdict.DENY:
@@ -87,10 +89,10 @@ async def _await_round(
     caller: SessionFilter | None,
     number: int,
     verdict: Verdict,
-    answer: Awaitable[Verdict | None],
+    handler: asyncio.Future[Verdict | None],
 ) -> Verdict:
     try:
-        heard = await in_time(answer, session.engine.limits.filter_timeout)
+        heard = await in_time(handler, session.engine.limits.filter_timeout)
         verdict = fold((verdict, heard or Verdict.PASS))
     except FAULTS as error:  # uncertain means deny
         if _is_our_own_end(error):
@@ -102,7 +104,23 @@ async def _await_round(
     return rest if isinstance(rest, Verdict) else await rest
 
 
-async def in_time(answer: Awaitable[_T], seconds: float) -> _T:
+def begin(answer: Awaitable[_T]) -> asyncio.Future[_T]:
+    """Start a filter's coroutine, so that it runs or is cancelled but never just forgotten."""
+    handler = asyncio.ensure_future(answer)
+    handler.add_done_callback(_look_at_error)
+    return handler
+
+
+def follow(
+    work: Coroutine[Any, Any, _T], handler: asyncio.Future[Verdict | None]
+) -> asyncio.Future[_T]:
+    """Start what waits for a handler; its end, also before it has begun, ends the handler."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda _: handler.cancel())
+    return task
+
+
+async def in_time(handler: asyncio.Future[_T], seconds: float) -> _T:
     """Wait for a filter's coroutine.
 
     One that goes on although it is cancelled is left to itself: nobody waits for it any more.
@@ -110,20 +128,13 @@ async def in_time(answer: Awaitable[_T], seconds: float) -> _T:
     Raises:
         TimeoutError: it takes longer than *seconds*.
     """
-    task = asyncio.ensure_future(answer)
-    task.add_done_callback(_look_at_error)
-    try:
-        done, _ = await asyncio.wait([task], timeout=seconds)
-    except asyncio.CancelledError:
-        task.cancel()
-        raise
+    done, _ = await asyncio.wait([handler], timeout=seconds)
     if not done:
-        task.cancel()
         raise TimeoutError("a handler took too long (filter_timeout)")
-    return task.result()
+    return handler.result()
 
 
-def _look_at_error(task: asyncio.Future[_T]) -> None:
+def _look_at_error(task: asyncio.Future[Any]) -> None:
     """Keep asyncio from complaining about what one has ended with who was left to himself."""
     if not task.cancelled():
         task.exception()

@@ -161,7 +161,7 @@ class Opening:
             self._conclude(event, address, answer, proceed)
         else:
             later = self._conclude_later(event, address, answer, proceed)
-            self._work = connection.spawn(later)
+            self._work = connection.spawn(later, answer)
 
     async def _conclude_later(
         self,
