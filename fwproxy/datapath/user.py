@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 from fwproxy.clock import Deadline, Deadlines
 from fwproxy.datapath.base import Done, close_socket
 from fwproxy.datapath.poll import NOT_YET_DRAINED, READABLE, SCRATCH_SIZE, WRITABLE, Poller
-from fwproxy.errors import BufferFullError
-from fwproxy.filter import FAULTS, DataFilter, Handled
+from fwproxy.errors import BadContextError, BufferFullError, NotSupportedError
+from fwproxy.filter import FAULTS, DataFilter, Ends, Handled
 
 if TYPE_CHECKING:
     from fwproxy.connection import Connection
@@ -44,10 +44,15 @@ class _Way(enum.IntEnum):
 
 
 class _End:
-    """One socket, or the place where one will be: reads for one direction, writes for the other."""
+    """One socket, or the place where one will be: reads for one direction, writes for the other.
 
-    __slots__ = ("_closing", "_relay", "_shut", "_waiting", "count", "ended", "reads_on", "size",
-                 "sock", "way")  # fmt: skip
+    Attributes:
+        is_void: nothing is behind it, because a filter plays who would be there.
+        player: the filter that has taken this place, after it was given to the one before.
+    """
+
+    __slots__ = ("_closing", "_relay", "_shut", "_waiting", "count", "ended", "is_void", "player",
+                 "reads_on", "size", "sock", "way")  # fmt: skip
 
     def __init__(self, relay: FilterRelay, way: _Way, sock: socket.socket | None) -> None:
         self._relay = relay
@@ -57,13 +62,15 @@ class _End:
         self.ended = False
         self.reads_on = False
         self.size = 0
+        self.is_void = False
+        self.player: _Link | None = None
         self._waiting: deque[bytes] = deque()
         self._closing = False
         self._shut = False
 
     @property
     def pending(self) -> int:
-        return self.size
+        return self.size if self.player is None else self.player.pending
 
     @property
     def finished(self) -> bool:
@@ -78,6 +85,11 @@ class _End:
     def send(self, data: bytes, *, urgent: bool = False) -> None:
         if self._closing or not data:
             return
+        if self.player is not None:
+            self.player.send(data)
+            return
+        if self.is_void:
+            raise BadContextError("nothing is behind the last filter of an emulated connection")
         if self.sock is not None and not self._waiting:
             data = self._send_now(data, socket.MSG_OOB if urgent else 0)
             if not data:
@@ -87,10 +99,16 @@ class _End:
         self._waiting.append(data)
         self.size += len(data)
 
+    def send_to(self, data: bytes, ends: Ends) -> None:  # noqa: ARG002 - of datagrams
+        raise NotSupportedError("a stream has no other ends than its own: use send")
+
     def half_close(self) -> None:
         if self._closing:
             return
         self._closing = True
+        if self.player is not None:
+            self.player.half_close()
+            return
         if self.sock is None:
             self._shut = True  # nobody is there, and nobody comes any more
             self._relay.sink(_Way.DOWN).half_close()
@@ -98,6 +116,16 @@ class _End:
 
     def abort(self) -> None:
         self._relay.fail("aborted by a filter")
+
+    def play(self, player: _Link) -> None:
+        """Pass what waits here, and all that follows, on to a filter."""
+        waiting, closing = b"".join(self._waiting), self._closing
+        self._waiting.clear()
+        self.size = 0
+        self.player = player
+        player.send(waiting)
+        if closing:
+            player.half_close()
 
     def ask_for_error(self) -> None:
         """Notice a reset by one who has said his end: nothing is read there that would tell."""
@@ -173,6 +201,9 @@ class _Link:
         if data and not self._closing:
             self._stage.deliver(self._way, data)
 
+    def send_to(self, data: bytes, ends: Ends) -> None:  # noqa: ARG002 - of datagrams
+        raise NotSupportedError("a stream has no other ends than its own: use send")
+
     def half_close(self) -> None:
         if not self._closing:
             self._closing = True
@@ -236,6 +267,9 @@ class _Stage:
             return
         if handled is not None and inspect.isawaitable(handled):
             task = asyncio.ensure_future(handled)
+            if self._relay.ended:  # by the handler itself
+                task.cancel()
+                return
             self._tasks[way] = task
             self._held[way] = True
             self._relay.busy[way] += 1
@@ -273,7 +307,8 @@ class FilterRelay:
         filters: the chain with each one's context, from the client to the server.
         connection: the connection, for the filters.
         client: the socket towards the client.
-        server: the one towards the server; None if it comes later, or never (`attach_server`).
+        server: the one towards the server; None if it comes later (`attach_server`), or never.
+        emulated: the last filter plays the server, and nothing is behind it.
         max_buffer: bytes that may wait per socket and per stage.
         filter_timeout: seconds that one handler may take.
         linger: seconds that a peer may go on sending when both sides are told the end.
@@ -291,6 +326,7 @@ class FilterRelay:
         client: socket.socket,
         server: socket.socket | None,
         *,
+        emulated: bool = False,
         max_buffer: int,
         filter_timeout: float,
         linger: float,
@@ -309,6 +345,7 @@ class FilterRelay:
         self._low_water = max_buffer // 4
         self._client = _End(self, _Way.UP, client)
         self._server = _End(self, _Way.DOWN, server)
+        self._server.is_void = emulated
         self._client_fd = client.fileno()
         self._stages = [_Stage(self, data_filter) for data_filter, _ in filters]
         self._pumping = [False, False]
@@ -325,16 +362,20 @@ class FilterRelay:
             external = (
                 _Link(self, self._stages[number + 1], _Way.UP) if number < last else self._server
             )
-            context = self._contexts[number]
-            try:
-                stage.filter.set_sockets(internal, external, self._connection, context)
-            except FAULTS as error:  # it ends its own
-                self.fail_filter(stage.filter, error)
+            self._connect(stage, internal, external, self._contexts[number])
             if self.ended:
                 return
         for stage in self._stages:
             stage.release(_Way.UP)
             stage.release(_Way.DOWN)
+
+    def _connect(
+        self, stage: _Stage, internal: _End | _Link, external: _End | _Link, context: object
+    ) -> None:
+        try:
+            stage.filter.set_sockets(internal, external, self._connection, context)
+        except FAULTS as error:  # it ends its own
+            self.fail_filter(stage.filter, error)
 
     @property
     def client_bytes(self) -> int:
@@ -369,6 +410,21 @@ class FilterRelay:
         self._server.flush()
         self._watch(self._server)
         self.resume(_Way.UP)  # that much may have been waiting that nothing was read any more
+
+    def attach_player(self, data_filter: DataFilter, context: object) -> None:
+        """Let a filter play the server that was to come after the start."""
+        stage, place = _Stage(self, data_filter), self._server
+        before = self._stages[-1]
+        self._stages.append(stage)
+        self._server = _End(self, _Way.DOWN, None)
+        self._server.is_void = True
+        self._sources = (self._sources[0], (self._server, stage))
+        self._connect(stage, _Link(self, before, _Way.DOWN), self._server, context)
+        if not self.ended:
+            stage.release(_Way.UP)
+            stage.release(_Way.DOWN)
+            place.play(_Link(self, stage, _Way.UP))
+            self.resume(_Way.UP)  # as above
 
     def on_ready(self, fd: int, events: int) -> None:
         """Flush the socket and pump what it may have woken."""

@@ -7,10 +7,12 @@ import socket
 import attrs
 import pytest
 from rig import HOST, OTHER_HOST, Datagrams, closing, eventually, turns
-from wires import running_poller
+from wires import running_deadlines, running_poller
 
 from fwproxy.address import Endpoint
 from fwproxy.datapath.datagram import DATAGRAMS_PER_TURN, DatagramRelay
+from fwproxy.datapath.flow import DatagramLimits
+from fwproxy.filter import Ends
 
 
 @attrs.define
@@ -22,7 +24,7 @@ class Field:
     peer: Datagrams
     other: Datagrams
     stranger: Datagrams
-    firsts: list
+    asked: list
     ends: list
 
     @property
@@ -43,37 +45,58 @@ def connected_to(address: Endpoint) -> socket.socket:
     return far
 
 
+LIMITS = DatagramLimits(
+    max_peers=1,
+    peer_timeout=60,
+    reply_timeout=None,
+    max_waiting=4,
+    max_buffer=1 << 16,
+    filter_timeout=30,
+)
+
+
 @contextlib.asynccontextmanager
-async def field(*, replies=True, max_peers=1, from_client=True, welcome=True, open_far=None):
-    async with running_poller() as poller:
+async def field(
+    *, replies=True, from_client=True, welcome=True, open_far=None, later=None, **limits
+):
+    async with running_poller() as poller, running_deadlines() as deadlines:
         sock = socket.socket(type=socket.SOCK_DGRAM)
         sock.settimeout(0)
         sock.bind((HOST, 0))
         target, peer, other, stranger = (Datagrams(host) for host in (HOST, HOST, HOST, OTHER_HOST))
-        firsts, ends = [], []
+        asked, ends = [], []
         goal = target.address
 
         def connected(_):
             return connected_to(goal)
 
-        def on_first(host):
-            firsts.append(host)
-            return welcome
+        def ends_of(host):
+            return Ends(host, goal) if from_client else Ends(goal, host)
+
+        def welcomes(these, answer):
+            asked.append(these.client if from_client else these.server)
+            if later is None:
+                answer(welcome)
+            else:
+                later.append(answer)
 
         relay = DatagramRelay(
             poller,
+            deadlines,
+            "the connection",
             sock,
             open_far=open_far or connected,
+            ends_of=ends_of,
             allowed=lambda host: host == HOST,
+            welcome=welcomes,
             replies=replies,
-            max_peers=max_peers,
             from_client=from_client,
-            on_first=on_first,
+            limits=attrs.evolve(LIMITS, **limits),
             on_done=lambda *end: ends.append(end),
         )
         with closing(target, peer, other, stranger, relay):
             relay.start()
-            yield Field(relay, target, peer, other, stranger, firsts, ends)
+            yield Field(relay, target, peer, other, stranger, asked, ends)
         assert sock.fileno() == -1
 
 
@@ -83,7 +106,7 @@ async def test_datagrams_go_to_the_target_whole_and_in_order():
         for data in sent:
             made.send(data)
             assert (await made.target.receive())[0] == data
-        assert made.firsts == [made.peer.address]
+        assert made.asked == [made.peer.address]
         assert made.relay.client_bytes == sum(map(len, sent))
         assert made.relay.server_bytes == 0
 
@@ -124,7 +147,7 @@ async def test_a_single_source_is_the_first_one():
         await made.dropped(1)
         made.send(b"third")
         assert (await made.target.receive())[0] == b"third"
-        assert made.firsts == [made.peer.address]
+        assert made.asked == [made.peer.address]
 
 
 async def test_many_sources_are_kept_apart_up_to_a_bound():
@@ -136,7 +159,7 @@ async def test_many_sources_are_kept_apart_up_to_a_bound():
             assert found == data
             senders[sender] = peer
         assert len(senders) == 2
-        assert made.firsts == [made.peer.address]
+        assert made.asked == [made.peer.address, made.other.address]
         third = Datagrams()
         with closing(third):
             made.send(b"three", third)
@@ -150,7 +173,7 @@ async def test_another_host_is_not_heard_and_takes_no_place():
     async with field() as made:
         made.send(b"race", made.stranger)
         await made.dropped(1)
-        assert not made.firsts
+        assert not made.asked
         made.send(b"mine")
         assert (await made.target.receive())[0] == b"mine"
 
@@ -175,11 +198,11 @@ async def test_a_refused_first_source_leaves_nothing_open():
     async with field(welcome=False, open_far=open_far) as made:
         made.send(b"x")
         await made.dropped(1)
-        assert made.firsts == [made.peer.address]
+        assert made.asked == [made.peer.address]
         assert all(sock.fileno() == -1 for sock in opened)
 
 
-async def test_a_target_that_cannot_be_reached_drops_and_a_first_source_is_told_once():
+async def test_a_target_that_cannot_be_reached_drops_and_a_source_is_told_of_once():
     attempts = []
 
     def open_far(_):
@@ -195,7 +218,7 @@ async def test_a_target_that_cannot_be_reached_drops_and_a_first_source_is_told_
         await made.dropped(2)
         made.send(b"three")
         assert (await made.target.receive())[0] == b"three"
-        assert made.firsts == [made.peer.address]
+        assert made.asked == [made.peer.address]
 
 
 async def test_a_target_that_is_not_there_yet_costs_datagrams_only():
