@@ -4,9 +4,19 @@ import socket
 
 import pytest
 from calls import F, bind, carries, is_refused, own, proxy_address, redirect
-from rig import HOST, OTHER_HOST, PROBE_DATA, THIRD_HOST, Hearing, eventually, open_world
+from rig import (
+    HOST,
+    OTHER_HOST,
+    PROBE_DATA,
+    THIRD_HOST,
+    Hearing,
+    eventually,
+    free_ports,
+    open_world,
+)
 
 from fwproxy import Endpoint, IpFilter, ListenerKind, Transport
+from fwproxy.config import SecondaryConfig
 from fwproxy.connection import ConnectionState
 from fwproxy.listeners import redirect as redirect_listener
 from fwproxy.policy import Network, Rule
@@ -28,7 +38,8 @@ def is_bound(address, transport):
 @BOTH
 @HOSTS
 async def test_s42_the_transport_says_what_kind_of_port_is_taken(transport, host):
-    async with open_world(host=host) as world:
+    pool = SecondaryConfig(ports=free_ports(8))  # where no earlier connection lingers
+    async with open_world(host=host, secondary=pool) as world:
         primary = await world.primary()
         other = UDP if transport is TCP else TCP
         (bound,) = await bind(primary, Endpoint(host, 5000), transport=transport)
