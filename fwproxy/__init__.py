@@ -16,8 +16,8 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     ports  ledger  resolve
     datapath/
     engine
-    dispatch  naming  connection_calls  connection  carrying  opening  factories  datagrams
-    secondary  emulation  inbound  outbound  session
+    dispatch  naming  carrying  opening  connection_facts  connection_calls  connection
+    factories  datagrams  secondary  emulation  inbound  outbound  session
     listeners/
     firewall
     demo  testing  host  catalogue  overview

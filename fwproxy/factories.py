@@ -9,7 +9,7 @@ import attrs
 
 from fwproxy.address import Endpoint, Transport
 from fwproxy.clock import Deadline
-from fwproxy.connection_calls import Attached
+from fwproxy.connection_facts import Attached
 from fwproxy.errors import InvalidArgumentError, PolicyRulesDeniedError, QuotaError
 from fwproxy.events import AcceptedConnection, BindUdp, ConnectTcp, Event, UdpDestination
 from fwproxy.filter import FAULTS, DataFilter, Priority
@@ -171,8 +171,9 @@ class Factories:
         """
         if not connection.takes_filters:
             return
+        served = {entry.action for entry in connection.data_filters or ()}
         for action in tuple(self._actions):
-            if action.matches(kind, address):
+            if action not in served and action.matches(kind, address):
                 self._attach_one(action, connection)
 
     def _attach_one(self, action: FactoryAction, connection: Connection) -> None:
@@ -189,7 +190,7 @@ class Factories:
             raise PolicyRulesDeniedError(f"data filter factory {action.by} failed") from error
         if data_filter is None:
             return
-        connection.place(Attached(action.priority, data_filter, action.context, action.by))
+        connection.place(Attached(action.priority, data_filter, action.context, action.by, action))
         action.uses += 1
         if action.single:
             action.cancel("used")

@@ -156,7 +156,7 @@ def _bind_udp(call: SecondaryCall, connection: Connection, sock: socket.socket) 
     if session.factories is not None:
         session.factories.attach(connection, BindUdp, address)
 
-    def open_far() -> socket.socket:
+    def open_far(_: Ends) -> socket.socket:
         client = connection.client_address
         return connected_udp(client, session.internal_source(client))
 

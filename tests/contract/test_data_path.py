@@ -314,6 +314,30 @@ async def test_it_serves_one_connection_or_many():
         assert (once.is_active, many.is_active) == (False, True)
 
 
+async def test_a_factory_makes_one_data_filter_for_a_connection_with_many_destinations():
+    made = []
+
+    def factory(connection, context):
+        made.append(connection)
+        return tagger(b"<%b>")
+
+    async with open_world() as world:
+        primary = await world.primary()
+        client, servers = world.datagrams(), [world.datagrams() for _ in range(3)]
+        primary.session.set_data_filter_factory(
+            UdpDestination, None, factory, flags=F.ALLOW_MULTIPLE
+        )
+        flags = F.BIDIRECTIONAL | F.ALLOW_MULTIPLE
+        (connection,) = await bind_udp(primary, client.address, flags=flags)
+        for server in servers:
+            server.send(b"x", proxy_address(connection))
+            data, source = await client.receive()
+            client.send(b"y", source)
+            assert (await server.receive())[0] == b"<y>"
+        assert data == b"<x>"  # the first has gone by before there was a reply
+        assert made == [connection]
+
+
 async def test_a_factory_may_stay_away_and_keeps_its_place():
     async with open_world() as world:
         primary = await world.primary()
