@@ -144,14 +144,17 @@ class Factories:
             and action.matches(action.event_type, _address_of(permission, action.event_type))
         )
         if missed:
-            self._session.engine.log.warning(
-                "data filter factory comes too late",
-                session=self._session.id,
-                factory=action.by,
-                event_type=action.event_type.__name__,
-                permissions=[permission.id for permission in missed],
-            )
+            self._too_late(action, permissions=[permission.id for permission in missed])
         return missed
+
+    def _too_late(self, action: FactoryAction, **what: object) -> None:
+        self._session.engine.log.warning(
+            "data filter factory comes too late",
+            session=self._session.id,
+            factory=action.by,
+            event_type=action.event_type.__name__,
+            **what,
+        )
 
     def _withdraw(self, action: FirewallAction, reason: str) -> None:  # noqa: ARG002 - no ledger
         assert isinstance(action, FactoryAction)  # noqa: S101 - made above
@@ -169,12 +172,16 @@ class Factories:
         Raises:
             PolicyRulesDeniedError: one failed; bytes must not pass unseen.
         """
-        if not connection.takes_filters:
-            return
+        if not connection.choice.takes_filters:
+            return  # which was said when the factory was set
         served = {entry.action for entry in connection.data_filters or ()}
         for action in tuple(self._actions):
-            if action not in served and action.matches(kind, address):
+            if action in served or not action.matches(kind, address):
+                continue
+            if connection.takes_filters:
                 self._attach_one(action, connection)
+            else:  # a filter talks with the client already, which has yet to name its server
+                self._too_late(action, connection=connection.id)
 
     def _attach_one(self, action: FactoryAction, connection: Connection) -> None:
         try:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from fwproxy.address import Endpoint
 from fwproxy.clock import Deadline, Deadlines
 from fwproxy.datapath.base import Done
-from fwproxy.datapath.datagram_chain import DatagramChain, Way
+from fwproxy.datapath.datagram_chain import DatagramChain
 from fwproxy.datapath.flow import MAX_DATAGRAM, Admit, DatagramLimits, Flow, Peer, Reply
 from fwproxy.datapath.poll import EVERYTHING, Poller
+from fwproxy.datapath.way import Way
 from fwproxy.errors import AddressNotAllowedError
 from fwproxy.filter import DataFilter, Ends
 from fwproxy.flags import Verdict

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from fwproxy.datapath.datagram_chain import Way
+from fwproxy.datapath.way import Way
 from fwproxy.filter import Ends
 from fwproxy.flags import Verdict
 
