@@ -21,8 +21,8 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     datapath/
     engine
     sources
-    dispatch  naming  connection_calls  connection  carrying  opening  factories  datagrams
-    address_check  secondary  emulation  inbound  outbound
+    dispatch  naming  carrying  opening  connection_facts  connection_calls  connection
+    factories  datagrams  address_check  secondary  emulation  inbound  outbound
     access  client_binds  future  sharing
     session_calls  session
     listeners/

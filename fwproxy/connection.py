@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from fwproxy.address import Endpoint, IpFilter, Transport
 from fwproxy.carrying import put_filters, stream_relay
 from fwproxy.clock import Deadline
-from fwproxy.connection_calls import Attached, ConnectionCalls, ConnectionState, EmulatedBind
+from fwproxy.connection_calls import ConnectionCalls
+from fwproxy.connection_facts import Attached, ConnectionState, EmulatedBind
 from fwproxy.datapath.base import Relay, close_socket
 from fwproxy.datapath.choice import UNDECIDED
 from fwproxy.datapath.datagram import DatagramRelay
@@ -36,7 +37,8 @@ _SECONDARY = ConnectionFlags.SECONDARY.value
 class Connection(ConnectionCalls):
     """One flow between a client and a server.
 
-    What a filter may call is in `ConnectionCalls`; the life cycle here is for the engine only.
+    What a filter may know and call is in `ConnectionFacts` and `ConnectionCalls`; the life cycle
+    here is for the engine only.
     """
 
     __slots__ = (

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from fwproxy.address import Endpoint
 from fwproxy.config import Limits
-from fwproxy.datapath.flow import DatagramLimits
+from fwproxy.datapath.flow import Answer, DatagramLimits
 from fwproxy.dispatch import dispatch
 from fwproxy.errors import DeniedError
 from fwproxy.events import UdpDestination
@@ -17,8 +17,6 @@ from fwproxy.flags import Verdict
 
 if TYPE_CHECKING:
     from fwproxy.connection import Connection
-
-Answer = Callable[[bool], None]
 
 
 def datagram_limits(
@@ -43,7 +41,7 @@ class Destinations:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._known: dict[Endpoint, bool] = {}
+        self._known: dict[Endpoint, Verdict] = {}
         self._asked: dict[Endpoint, list[Answer]] = {}
         self._queue: deque[Endpoint] = deque()
         self._is_busy = False
@@ -53,7 +51,7 @@ class Destinations:
         """Ask whether the client's datagrams may go to the server's end."""
         session = self._connection.session
         if not session.bound_filters and session.factories is None:
-            answer(True)  # noqa: FBT003 - nobody has a say
+            answer(Verdict.PASS)  # nobody has a say
             return
         known = self._known.get(ends.server)
         if known is not None:
@@ -93,27 +91,27 @@ class Destinations:
         self._is_busy = False
         if connection.is_closed:
             return
-        allowed = self._is_allowed(destination, verdict)
+        verdict = self._decide(destination, verdict)
         connection.filters_changed()
         if len(self._known) >= connection.session.engine.limits.max_destinations_per_connection:
             del self._known[next(iter(self._known))]
-        self._known[destination] = allowed
+        self._known[destination] = verdict
         for answer in self._asked.pop(destination):
-            answer(allowed)
+            answer(verdict)
 
-    def _is_allowed(self, destination: Endpoint, verdict: Verdict) -> bool:
+    def _decide(self, destination: Endpoint, verdict: Verdict) -> Verdict:
         connection = self._connection
         if verdict is Verdict.DENY or (verdict is Verdict.EMULATE and not connection.is_emulated):
             if not self._was_emulated:
                 connection.not_emulated()
-            return False
+            return Verdict.DENY
         factories = connection.session.factories
         if factories is not None:
             try:
                 factories.attach(connection, UdpDestination, destination)
             except DeniedError:
-                return False
-        return True
+                return Verdict.DENY
+        return Verdict.ALLOW
 
 
 class Welcome:
@@ -131,7 +129,7 @@ class Welcome:
     def __call__(self, ends: Ends, answer: Answer) -> None:
         """Answer when it has been told; those who come meanwhile wait for the same."""
         if self._is_established:
-            answer(True)  # noqa: FBT003 - Answer
+            answer(Verdict.ALLOW)
         elif self._waiting is not None:
             self._waiting.append(answer)
         else:
@@ -142,4 +140,4 @@ class Welcome:
         self._is_established = True
         waiting, self._waiting = self._waiting or [], None
         for answer in waiting:
-            answer(True)  # noqa: FBT003 - Answer
+            answer(Verdict.ALLOW)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fwproxy.address import Endpoint
 from fwproxy.connection import Connection, ConnectionState
-from fwproxy.connection_calls import Attached, EmulatedBind
+from fwproxy.connection_facts import Attached, EmulatedBind
 from fwproxy.datagrams import datagram_limits
 from fwproxy.datapath.datagram import DatagramRelay
 from fwproxy.errors import AddressNotAllowedError, QuotaError
 from fwproxy.events import AcceptedConnection
 from fwproxy.filter import Ends
-from fwproxy.flags import ConnectionFlags, SecondaryFlags
+from fwproxy.flags import ConnectionFlags, SecondaryFlags, Verdict
 from fwproxy.secondary import (
     USED,
     SecondaryCall,
@@ -91,7 +91,7 @@ def _carry_played(call: SecondaryCall, connection: Connection, remote: Endpoint)
         open_far=lambda _: connected_udp(client, session.internal_source(client)),
         ends_of=lambda _: ends,
         allowed=lambda _: True,
-        welcome=lambda _, answer: answer(True),  # noqa: FBT003 - Answer
+        welcome=lambda _, answer: answer(Verdict.ALLOW),
         replies=SecondaryFlags.BIDIRECTIONAL in call.flags,
         from_client=False,
         limits=datagram_limits(limits, max_peers=1, reply_timeout=limits.reply_timeout),
@@ -99,7 +99,7 @@ def _carry_played(call: SecondaryCall, connection: Connection, remote: Endpoint)
     )
 
     def carry() -> None:
-        if client.is_unspecified or not relay.add_played(remote):
+        if client.is_unspecified or not relay.add_played(ends):
             connection.close(f"{client} cannot be sent to", failed=True)
         else:
             connection.carry_datagrams(relay, call.timeout)

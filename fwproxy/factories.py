@@ -9,7 +9,7 @@ import attrs
 
 from fwproxy.address import Endpoint, Transport
 from fwproxy.clock import Deadline
-from fwproxy.connection_calls import Attached
+from fwproxy.connection_facts import Attached
 from fwproxy.errors import InvalidArgumentError, PolicyRulesDeniedError, QuotaError
 from fwproxy.events import AcceptedConnection, BindUdp, ConnectTcp, Event, UdpDestination
 from fwproxy.filter import FAULTS, DataFilter, Priority
@@ -144,14 +144,17 @@ class Factories:
             and action.matches(action.event_type, _address_of(permission, action.event_type))
         )
         if missed:
-            self._session.engine.log.warning(
-                "data filter factory comes too late",
-                session=self._session.id,
-                factory=action.by,
-                event_type=action.event_type.__name__,
-                permissions=[permission.id for permission in missed],
-            )
+            self._too_late(action, permissions=[permission.id for permission in missed])
         return missed
+
+    def _too_late(self, action: FactoryAction, **what: object) -> None:
+        self._session.engine.log.warning(
+            "data filter factory comes too late",
+            session=self._session.id,
+            factory=action.by,
+            event_type=action.event_type.__name__,
+            **what,
+        )
 
     def _withdraw(self, action: FirewallAction, reason: str) -> None:  # noqa: ARG002 - no ledger
         assert isinstance(action, FactoryAction)  # noqa: S101 - made above
@@ -169,11 +172,16 @@ class Factories:
         Raises:
             PolicyRulesDeniedError: one failed; bytes must not pass unseen.
         """
-        if not connection.takes_filters:
-            return
+        if not connection.choice.takes_filters:
+            return  # which was said when the factory was set
+        served = {entry.action for entry in connection.data_filters or ()}
         for action in tuple(self._actions):
-            if action.matches(kind, address):
+            if action in served or not action.matches(kind, address):
+                continue
+            if connection.takes_filters:
                 self._attach_one(action, connection)
+            else:  # a filter talks with the client already, which has yet to name its server
+                self._too_late(action, connection=connection.id)
 
     def _attach_one(self, action: FactoryAction, connection: Connection) -> None:
         try:
@@ -189,7 +197,7 @@ class Factories:
             raise PolicyRulesDeniedError(f"data filter factory {action.by} failed") from error
         if data_filter is None:
             return
-        connection.place(Attached(action.priority, data_filter, action.context, action.by))
+        connection.place(Attached(action.priority, data_filter, action.context, action.by, action))
         action.uses += 1
         if action.single:
             action.cancel("used")

@@ -170,9 +170,9 @@ def _bind_udp(call: SecondaryCall, connection: Connection, sock: socket.socket) 
     if session.factories is not None:
         session.factories.attach(connection, BindUdp, address)
 
-    def open_far(server: Endpoint) -> socket.socket:
+    def open_far(ends: Ends) -> socket.socket:
         client = connection.client_address
-        source = source_towards_client(session, client, server, call.flags)
+        source = source_towards_client(session, client, ends.server, call.flags)
         return connected_udp(client, source.address, foreign=source.is_foreign)
 
     def allowed(host: str) -> bool:

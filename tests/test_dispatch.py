@@ -1,6 +1,7 @@
 """Events to session filters: order, verdicts, attachment and every kind of failure."""
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -147,23 +148,30 @@ class Stubborn:
         raise ValueError("nobody wants to know any more")
 
 
-async def test_a_handler_that_will_not_end_denies_and_is_left_to_itself(caplog):
+@contextlib.asynccontextmanager
+async def stubborn_world(**settings):
     stubborn = Stubborn()
-    hooked = make_filter("stubborn", stubborn, ConnectTcp)
-    async with open_world(hooked, limits=Limits(filter_timeout=0.05)) as world:
-        assert await comes_and_is_cut_off(world)
-        await world.ended()
-        assert stubborn.cancelled == 1
-        assert "filter failed" in caplog.text
-        assert "filter_timeout" in caplog.text
+    try:
+        hooked = make_filter("stubborn", stubborn, ConnectTcp)
+        async with open_world(hooked, **settings) as world:
+            yield stubborn, world
+    finally:
         stubborn.let_go.set()
         await turns()
 
 
+async def test_a_handler_that_will_not_end_denies_and_is_left_to_itself(logged):
+    async with stubborn_world(limits=Limits(filter_timeout=0.05)) as (stubborn, world):
+        assert await comes_and_is_cut_off(world)
+        await world.ended()
+        await eventually(lambda: stubborn.cancelled == 1)
+        (line,) = [line for line in logged if line["event"] == "filter failed"]
+        assert line["filter"] == "stubborn"
+        assert "filter_timeout" in line["error"]
+
+
 async def test_a_session_can_end_although_a_handler_will_not():
-    stubborn = Stubborn()
-    hooked = make_filter("stubborn", stubborn, ConnectTcp)
-    async with open_world(hooked) as world:
+    async with stubborn_world() as (_, world):
         client = await world.connect()
         await eventually(lambda: world.sessions)
         (session,) = world.sessions
@@ -171,11 +179,9 @@ async def test_a_session_can_end_although_a_handler_will_not():
         session.end("enough", at_once=True)
         assert await client.is_cut_off()
         await world.ended()
-        stubborn.let_go.set()
-        await turns()
 
 
-async def test_a_handler_that_hangs_holds_up_no_other_session(caplog):
+async def test_a_handler_that_hangs_holds_up_no_other_session(logged):
     async def hang(event):
         if event.connection.client_address == victim:
             await asyncio.Event().wait()
@@ -194,8 +200,8 @@ async def test_a_handler_that_hangs_holds_up_no_other_session(caplog):
                 await primary.client.send(b"x")
                 assert await primary.server.read(1) == b"x"
             await eventually(lambda: len(world.sessions) == 5)
-        (line,) = [each for each in caplog.records if "filter failed" in each.getMessage()]
-        assert "hang" in line.getMessage()
+        (line,) = [line for line in logged if line["event"] == "filter failed"]
+        assert line["filter"] == "hang"
 
 
 async def test_a_handler_may_be_any_awaitable():

@@ -1,7 +1,9 @@
-"""UDP: datagrams from peers at one bound socket to one target, and replies where permitted.
+"""UDP: datagrams from peers at one bound socket to a target, and replies where permitted.
 
 Each peer has a *flow* of its own: the two ends that its datagrams travel between, and a socket
-towards the target, so that a reply finds its way back and nobody else's is heard there.
+towards the target, so that a reply finds its way back and nobody else's is heard there. Where
+the peers have no bound socket of their own, as at a listener that serves many clients, `take` is
+given their datagrams; with several targets for one client, each of those is a peer's flow.
 """
 
 from __future__ import annotations
@@ -9,16 +11,18 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fwproxy.address import Endpoint
 from fwproxy.clock import Deadline, Deadlines
 from fwproxy.datapath.base import Done
-from fwproxy.datapath.datagram_chain import DatagramChain, Way
-from fwproxy.datapath.flow import MAX_DATAGRAM, Admit, DatagramLimits, Flow, Peer
+from fwproxy.datapath.datagram_chain import DatagramChain
+from fwproxy.datapath.flow import MAX_DATAGRAM, Admit, DatagramLimits, Flow, Peer, Reply
 from fwproxy.datapath.poll import EVERYTHING, Poller
+from fwproxy.datapath.way import Way
 from fwproxy.errors import AddressNotAllowedError
 from fwproxy.filter import DataFilter, Ends
+from fwproxy.flags import Verdict
 
 if TYPE_CHECKING:
     from fwproxy.connection import Connection
@@ -34,11 +38,11 @@ class DatagramRelay:
         poller: where the sockets are watched.
         deadlines: for the time-outs.
         connection: the connection, for the filters.
-        sock: the bound, non-blocking socket, closed by `close`; None where a filter plays all
-            peers.
-        open_far: makes a socket for a peer that is connected to the target, or raises OSError.
-        ends_of: tells the two ends of a peer's datagrams.
-        allowed: whether a host may send; asked for every new peer.
+        sock: the bound, non-blocking socket, closed by `close`; None where there is none.
+        reply: sends a datagram to a peer, where there is no bound socket.
+        open_far: makes a socket that is connected to the target of a new flow, or raises OSError.
+        ends_of: tells the two ends of a peer's datagrams, given the peer's address.
+        allowed: whether a host may send; asked for every new peer at the bound socket.
         admit: asked about every new peer that is allowed; None is yes.
         welcome: asked then, with a socket towards the target, before anything is passed on.
         admit_reply: asked before the first reply to a peer; None is yes.
@@ -58,7 +62,8 @@ class DatagramRelay:
         connection: Connection,
         sock: socket.socket | None,
         *,
-        open_far: Callable[[Endpoint], socket.socket],
+        reply: Reply | None = None,
+        open_far: Callable[[Ends], socket.socket],
         ends_of: Callable[[Endpoint], Ends],
         allowed: Callable[[str], bool],
         welcome: Admit,
@@ -75,6 +80,7 @@ class DatagramRelay:
         self._poller = poller
         self._deadlines = deadlines
         self._connection = connection
+        self._reply_to = reply if sock is None else sock.sendto
         self._open_far = open_far
         self._ends_of = ends_of
         self._allowed = allowed
@@ -89,6 +95,7 @@ class DatagramRelay:
         self._near_fd = -1 if sock is None else sock.fileno()
         self._flows: dict[Peer, Flow] = {}
         self._by_fd: dict[int, Flow] = {}
+        self._by_ends: dict[Ends, Flow] = {}
         self._counts = [0, 0]
         self._dropped = 0
         self._ended = False
@@ -180,10 +187,25 @@ class DatagramRelay:
             )
         self._chain.set_filters(filters, emulated=emulated)
 
-    def add_played(self, peer: Endpoint) -> bool:
+    def add_played(self, ends: Ends) -> bool:
         """Make the flow of a peer that a filter plays; False where the target cannot be had."""
-        self._admitted(self._make_flow((peer.host, peer.port), peer), True)  # noqa: FBT003 - Admit
+        flow = self._make_flow(ends, ends)
+        self._admitted(flow, Verdict.ALLOW)
         return bool(self._flows)
+
+    def take(self, peer: Peer, data: bytes | memoryview, ends: Ends) -> None:
+        """Take a datagram that has come from a peer by other means than the bound socket.
+
+        Args:
+            peer: whatever tells the flows apart, and `reply` whom to send to.
+            data: the datagram; a view of a shared buffer is copied where it has to be.
+            ends: the ends that it travels between.
+        """
+        flow = self._flows.get(peer)
+        if flow is None:
+            data = bytes(data)
+            flow = self._new_flow(peer, ends)
+        self._take(flow, data)
 
     def on_ready(self, fd: int, events: int) -> None:  # noqa: ARG002 - reading tells
         """Pass on what waits."""
@@ -210,56 +232,55 @@ class DatagramRelay:
                 return
             except OSError:
                 continue  # an ICMP error of an earlier reply (udp(7)): says nothing of this one
-            if size > self.max_datagram:
-                self._dropped += 1
-                continue
             data: bytes | memoryview = scratch[:size]
-            flow = self._flows.get(peer[:2])
-            if flow is None:
+            flow = self._flows.get(peer)
+            if flow is None and self._allowed(peer[0]):
                 data = bytes(data)  # who is asked may have others read into the scratch buffer
-                flow = self._new_flow(peer)
-            if flow is None:
-                self._dropped += 1
-                continue
+                flow = self._new_flow(peer, self._ends_of(Endpoint.from_sockaddr(peer)))
+            self._take(flow, data)
+        self._poller.defer(self._forward)
+
+    def _take(self, flow: Flow | None, data: bytes | memoryview) -> None:
+        if flow is None or len(data) > self.max_datagram:
+            self._dropped += 1
+        else:
             self._note_heard(flow)
             self._enter(flow, self._forward_way, data)
-        self._poller.defer(self._forward)
 
     def _note_heard(self, flow: Flow) -> None:
         if self._limits.reply_timeout is not None:
             flow.heard = self._deadlines.now()
 
-    def _new_flow(self, sockaddr: Any) -> Flow | None:
-        if len(self._flows) >= self._limits.max_peers or not self._allowed(sockaddr[0]):
+    def _new_flow(self, peer: Peer, ends: Ends) -> Flow | None:
+        if len(self._flows) >= self._limits.max_peers or ends in self._by_ends:
             return None
-        flow = self._make_flow(sockaddr[:2], Endpoint.from_sockaddr(sockaddr))
+        flow = self._make_flow(peer, ends)
         if self._admit is None:
-            self._admitted(flow, True)  # noqa: FBT003 - Admit
+            self._admitted(flow, Verdict.ALLOW)
         else:
-            self._admit(flow.ends, lambda ok: self._admitted(flow, ok))
-        return self._flows.get(flow.peer)
+            self._admit(ends, lambda verdict: self._admitted(flow, verdict))
+        return self._flows.get(peer)
 
-    def _make_flow(self, peer: Peer, address: Endpoint) -> Flow:
-        admitted = self._admit_reply is None
-        flow = Flow(self._ends_of(address), peer, self._forward_way, replies_admitted=admitted)
-        self._flows[peer] = flow
+    def _make_flow(self, peer: Peer, ends: Ends) -> Flow:
+        flow = Flow(ends, peer, self._forward_way, replies_admitted=self._admit_reply is None)
+        self._flows[peer] = self._by_ends[ends] = flow
         return flow
 
-    def _admitted(self, flow: Flow, ok: bool) -> None:  # noqa: FBT001 - Admit
+    def _admitted(self, flow: Flow, verdict: Verdict) -> None:
         if self._flows.get(flow.peer) is not flow:
             return  # it, or everything, has ended meanwhile
-        if ok and self._open(flow):
-            self._welcome(flow.ends, lambda ok: self._welcomed(flow, ok))
+        if verdict is not Verdict.DENY and self._open(flow):
+            self._welcome(flow.ends, lambda verdict: self._welcomed(flow, verdict))
         else:
             self._drop_flow(flow)
 
-    def _welcomed(self, flow: Flow, ok: bool) -> None:  # noqa: FBT001 - Admit
+    def _welcomed(self, flow: Flow, verdict: Verdict) -> None:
         if self._flows.get(flow.peer) is not flow:
             return
-        if ok:
-            self._release(flow, self._forward_way)
-        else:
+        if verdict is Verdict.DENY:
             self._drop_flow(flow)
+        else:
+            self._release(flow, self._forward_way)
 
     def _release(self, flow: Flow, way: Way) -> None:
         """Let the datagrams of one direction go."""
@@ -275,7 +296,7 @@ class DatagramRelay:
         if self._is_emulated and self._forward_way is Way.UP:
             return True
         try:
-            far = self._open_far(Endpoint.from_sockaddr(flow.peer))
+            far = self._open_far(flow.ends)
         except OSError:
             return False
         flow.far = far
@@ -303,17 +324,17 @@ class DatagramRelay:
             if not flow.is_asked and self._admit_reply is not None:
                 flow.is_asked = True
                 data = bytes(data)  # as above
-                self._admit_reply(flow.ends, lambda ok: self._reply_admitted(flow, ok))
+                self._admit_reply(flow.ends, lambda verdict: self._reply_admitted(flow, verdict))
             self._enter(flow, self._reply_way, data)
         self._poller.defer(lambda: self._reply(fd) if self._by_fd.get(fd) is flow else None)
 
-    def _reply_admitted(self, flow: Flow, ok: bool) -> None:  # noqa: FBT001 - Admit
-        if ok:
+    def _reply_admitted(self, flow: Flow, verdict: Verdict) -> None:
+        if verdict is not Verdict.DENY:
             self._release(flow, self._reply_way)
-        else:
-            flow.is_denied = True
-            self._dropped += len(flow.waiting[self._reply_way] or ())
-            flow.waiting[self._reply_way] = deque()
+            return
+        flow.is_denied = True
+        self._dropped += len(flow.waiting[self._reply_way] or ())
+        flow.waiting[self._reply_way] = deque()
 
     def _may_reply(self, flow: Flow) -> bool:
         limit = self._limits.reply_timeout
@@ -343,16 +364,15 @@ class DatagramRelay:
             if way is self._forward_way:
                 if flow.far is not None:
                     flow.far.send(data)
-            elif self.sock is not None:
-                self.sock.sendto(data, flow.peer)
+            elif self._reply_to is not None:
+                self._reply_to(data, flow.peer)
         except OSError:  # lost, as datagrams may be
             self._dropped += 1
 
     def _leave(self, way: Way, data: bytes, ends: Ends) -> None:
         """Take a datagram from the chain."""
-        peer = ends.client if self._forward_way is Way.UP else ends.server
-        flow = self._flows.get((peer.host, peer.port))
-        if flow is None or flow.ends != ends or flow.waiting[way] is not None:
+        flow = self._by_ends.get(ends)
+        if flow is None or flow.waiting[way] is not None:
             raise AddressNotAllowedError(f"no datagrams travel between {ends} in this connection")
         if way is self._reply_way and not self._may_reply(flow):
             self._dropped += 1
@@ -379,7 +399,7 @@ class DatagramRelay:
             self._sweep.reset(self._deadlines.now() + self._limits.peer_timeout)
 
     def _drop_flow(self, flow: Flow) -> None:
-        del self._flows[flow.peer]
+        del self._flows[flow.peer], self._by_ends[flow.ends]
         self._dropped += sum(len(waiting) for waiting in flow.waiting if waiting)
         if flow.far is not None:
             fd = flow.far.fileno()

@@ -13,26 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import enum
 import inspect
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fwproxy.clock import Deadline, Deadlines
+from fwproxy.datapath.way import Way
 from fwproxy.errors import BadContextError
 from fwproxy.filter import FAULTS, DataFilter, Ends, Handled
 
 if TYPE_CHECKING:
     from fwproxy.connection import Connection
-
-
-class Way(enum.IntEnum):
-    """The two directions."""
-
-    UP = 0
-    """From the client to the server."""
-    DOWN = 1
 
 
 _at_hand: contextvars.ContextVar[tuple[DatagramChain, Ends] | None] = contextvars.ContextVar(
@@ -153,11 +145,14 @@ class _Stage:
             return
         self._tasks[way] = task
         self._held[way] = True
-        limit = self._chain.deadlines.after(self._chain.filter_timeout, self._timed_out)
+        limit = self._chain.deadlines.after(
+            self._chain.filter_timeout, lambda: self._timed_out(task)
+        )
         task.add_done_callback(lambda done: self._handled(way, done, limit))
 
-    def _timed_out(self) -> None:
-        self._chain.fail_filter(self.filter, TimeoutError("a handler took too long"))
+    def _timed_out(self, task: asyncio.Future[None]) -> None:
+        if not task.done():
+            self._chain.fail_filter(self.filter, TimeoutError("a handler took too long"))
 
     def _handled(self, way: Way, task: asyncio.Future[None], limit: Deadline) -> None:
         limit.cancel()

@@ -5,19 +5,28 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 
-from fwproxy.datapath.datagram_chain import Way
+from fwproxy.datapath.way import Way
 from fwproxy.filter import Ends
+from fwproxy.flags import Verdict
 
 MAX_DATAGRAM = 65535
 """The largest one that there is."""
 
-Peer = tuple[str, int]
+Peer = Any
+"""What tells the flows of a relay apart: the kernel's address of a peer, or anything hashable."""
 
-Admit = Callable[[Ends, Callable[[bool], None]], None]
-"""Asks, once for each flow, whether datagrams may travel between two ends; answers whenever."""
+Reply = Callable[[bytes | memoryview, Peer], object]
+"""Sends a datagram to a peer; what it returns does not matter. May raise OSError."""
+
+Answer = Callable[[Verdict], None]
+"""Told, now or later, whether datagrams may travel; anything but DENY is a yes."""
+
+Admit = Callable[[Ends, Answer], None]
+"""Asks, once for each flow, whether datagrams may travel between two ends."""
 
 
 @attrs.frozen(slots=True)

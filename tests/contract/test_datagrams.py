@@ -183,6 +183,7 @@ async def test_a_filter_that_hangs_ends_its_connection_and_no_other():
         server.send(b"hang", proxy_address(hanging))
         server.send(b"go on", proxy_address(other))
         assert (await client.receive())[0] == b"go on"
+        await eventually(lambda: hanging.server_bytes)
         world.advance(31)
         await eventually(lambda: hanging.is_closed)
         assert "took too long" in hanging.close_reason

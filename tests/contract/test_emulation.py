@@ -1,6 +1,7 @@
 """Emulation: a filter plays the server, or whoever comes to a bind; nothing is dialled or bound."""
 
 import asyncio
+import gc
 
 import psutil
 import pytest
@@ -500,6 +501,27 @@ async def test_the_other_filters_hear_of_an_emulated_accept_and_may_attach_or_de
         assert connection.is_closed
         assert "denied by a filter" in connection.close_reason
         assert heard[1].local == proxy_address(bound)
+
+
+@BOTH
+async def test_a_connection_that_is_killed_at_once_leaves_no_handler_behind(transport):
+    running = []
+
+    async def think(event):
+        running.append(event)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            running.remove(event)
+
+    thinking = make_filter("thinking", think, associated=[AcceptedConnection])
+    async with open_world(emulating(), thinking) as world:
+        primary = await world.primary()
+        (bound,) = await bind(primary, transport=transport)
+        bound.emulate_connection(REMOTE, data_filter=Echo()).kill()
+        await turns()
+        assert not running
+        gc.collect()  # Python would warn of a coroutine that was never awaited
 
 
 async def test_the_last_filter_of_the_chain_plays_if_nobody_is_named():

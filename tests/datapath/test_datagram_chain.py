@@ -12,7 +12,8 @@ from wires import running_deadlines
 
 from fwproxy import DataFilter, Endpoint, Ends
 from fwproxy.clock import Deadlines
-from fwproxy.datapath.datagram_chain import DatagramChain, Way
+from fwproxy.datapath.datagram_chain import DatagramChain
+from fwproxy.datapath.way import Way
 from fwproxy.errors import AddressNotAllowedError, BadContextError
 
 UP, DOWN = Way.UP, Way.DOWN
