@@ -470,7 +470,7 @@ def test_refused_commands_count_as_well():
 
 
 def test_a_flood_is_not_read_until_the_server_has_answered():
-    with Script(max_pipelined=1) as script:
+    with Script(max_pipelined=1, patience=600.0) as script:
         flood = b"NOOP\r\n" * (MAX_WAITING // 6 + 1)
         script.client(flood)
         assert not script.is_waiting
