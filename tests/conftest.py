@@ -21,6 +21,10 @@ from typing import Any
 import pytest
 import structlog
 import uvloop
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # a busy one is no failure
+settings.load_profile("any machine")
 
 LEAK_PATIENCE = 2.0
 """Seconds that sockets closed by other threads or by a loop's next turn get to disappear."""
