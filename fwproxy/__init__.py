@@ -20,7 +20,9 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     shared_memory  shared
     datapath/
     engine
-    dispatch  connection  opening  address_check  sources  secondary  inbound  outbound
+    sources
+    dispatch  naming  carrying  opening  connection_facts  connection_calls  connection
+    factories  datagrams  address_check  secondary  emulation  inbound  outbound
     access  client_binds  future  sharing
     session_calls  session
     listeners/
@@ -39,6 +41,7 @@ from fwproxy.config_file import load as load_config
 from fwproxy.connection import Connection
 from fwproxy.filter import (
     DataFilter,
+    Ends,
     Filter,
     FilterSocket,
     Handled,
@@ -64,6 +67,7 @@ __all__ = [
     "DataFilter",
     "Destination",
     "Endpoint",
+    "Ends",
     "Filter",
     "FilterSocket",
     "Firewall",

@@ -149,17 +149,24 @@ class Limits:
         max_sessions_per_client: the same for one client address.
         max_connections_per_session: primary and secondary connections of one session.
         max_permissions_per_session: unused permissions of one session.
+        max_factories_per_session: data filter factories of one session.
         max_peers_per_connection: sources that one UDP permission for many may have at a time.
+        max_destinations_per_connection: UDP destinations that one connection remembers the
+            filters' verdict on.
+        max_waiting_datagrams: datagrams that wait for a filter in one direction.
         max_line_length: bytes of one line of a text protocol, its end not counted.
         max_buffer: bytes waiting in one direction of one connection in user space.
         idle_timeout: a connection without traffic, while its session has no other traffic.
         connect_timeout: connecting to a server or back to a client, name resolution included.
         handshake_timeout: from a client's arrival until it has said where it wants to go.
         filter_timeout: one call of a filter's handler.
+        peer_timeout: a silent source of a UDP port for many, until it may lose its place.
+        reply_timeout: how long after a UDP source has sent the client may send back to it.
         drain_timeout: what established secondaries get to finish when their session ends.
         stop_timeout: what running sessions get to finish when the proxy is stopped.
         accept_retry: the pause after accept failed for want of descriptors or memory.
         max_resolutions: host names being resolved at a time.
+        max_resolutions_per_session: the same for one session.
         max_shared_redirections: shared redirections of the whole proxy.
         max_reserved_ports: ports that filters may reserve for later.
     """
@@ -168,17 +175,23 @@ class Limits:
     max_sessions_per_client: int = attrs.field(default=1_000, validator=positive)
     max_connections_per_session: int = attrs.field(default=64, validator=positive)
     max_permissions_per_session: int = attrs.field(default=64, validator=positive)
+    max_factories_per_session: int = attrs.field(default=64, validator=positive)
     max_peers_per_connection: int = attrs.field(default=256, validator=positive)
+    max_destinations_per_connection: int = attrs.field(default=256, validator=positive)
+    max_waiting_datagrams: int = attrs.field(default=64, validator=positive)
     max_line_length: int = attrs.field(default=8192, validator=at_least(64))
     max_buffer: int = attrs.field(default=256 * 1024, validator=at_least(16 * 1024))
     idle_timeout: float = attrs.field(default=900.0, validator=positive)
     connect_timeout: float = attrs.field(default=10.0, validator=positive)
     handshake_timeout: float = attrs.field(default=30.0, validator=positive)
     filter_timeout: float = attrs.field(default=30.0, validator=positive)
+    peer_timeout: float = attrs.field(default=60.0, validator=positive)
+    reply_timeout: float = attrs.field(default=60.0, validator=positive)
     drain_timeout: float = attrs.field(default=10.0, validator=not_negative)
     stop_timeout: float = attrs.field(default=30.0, validator=not_negative)
     accept_retry: float = attrs.field(default=0.1, validator=positive)
     max_resolutions: int = attrs.field(default=64, validator=positive)
+    max_resolutions_per_session: int = attrs.field(default=8, validator=positive)
     max_shared_redirections: int = attrs.field(default=256, validator=positive)
     max_reserved_ports: int = attrs.field(default=256, validator=positive)
 

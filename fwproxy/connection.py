@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import enum
-import inspect
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from fwproxy.address import Destination, Endpoint, IpFilter, Transport
+from fwproxy.address import Endpoint, IpFilter, Transport
+from fwproxy.carrying import put_filters, stream_relay
 from fwproxy.clock import Deadline
+from fwproxy.connection_calls import ConnectionCalls
+from fwproxy.connection_facts import Attached, ConnectionState, EmulatedBind
 from fwproxy.datapath.base import Relay, close_socket
-from fwproxy.datapath.splice import SpliceRelay
+from fwproxy.datapath.choice import UNDECIDED
+from fwproxy.datapath.datagram import DatagramRelay
+from fwproxy.datapath.flow import MAX_DATAGRAM
 from fwproxy.datapath.user import FilterRelay
-from fwproxy.dispatch import dispatch
-from fwproxy.errors import (
-    BadContextError,
-    InvalidArgumentError,
-    NotSupportedError,
-    TerminatingError,
-)
-from fwproxy.events import (
-    AcceptedConnection,
-    BindTcp,
-    BindUdp,
-    ConnectionTerminating,
-    ConnectTcp,
-    EstablishedConnection,
-    Event,
-    UdpDestination,
-)
-from fwproxy.filter import FAULTS, DataFilter, Priority, SessionFilter
+from fwproxy.dispatch import begin, dispatch, in_time
+from fwproxy.events import ConnectionTerminating, EstablishedConnection, Event
+from fwproxy.filter import FAULTS, Ends, SessionFilter
 from fwproxy.flags import ConnectionFlags, SecondaryFlags, Verdict
 from fwproxy.ledger import FirewallAction
 from fwproxy.opening import Opening
@@ -41,45 +29,20 @@ from fwproxy.sources import Source, source_towards_client
 if TYPE_CHECKING:
     from fwproxy.session import Session
 
-_MAY_ATTACH = (AcceptedConnection, BindUdp, ConnectTcp, UdpDestination)
+__all__ = ["Connection", "ConnectionState"]
+
 _SECONDARY = ConnectionFlags.SECONDARY.value
-_MAY_DENY = (AcceptedConnection, BindTcp, BindUdp, ConnectTcp)
 
 
-class ConnectionState(enum.Enum):
-    """Where in its life a connection is."""
-
-    NEW = "new"
-    BOUND = "bound"
-    """A port of the proxy waits for the peer."""
-    CONNECTING = "connecting"
-    ESTABLISHED = "established"
-    CLOSED = "closed"
-
-
-class Connection:
+class Connection(ConnectionCalls):
     """One flow between a client and a server.
 
-    Attributes:
-        id: its number in log and ledger.
-        session: whose it is.
-        protocol: the definition that it was opened for.
-        transport: TCP or UDP.
-        client_address: the client's end; all zeros while it is not known.
-        server_address: the server's end, or None while it is not known.
-        proxy_address: where the proxy listens for it (secondary inbound), or None.
-        permission: the one that it was opened with, if it is a secondary one.
-        context: the object given to `bind_for_client` or `redirect_connections`.
-        state: where in its life it is.
-        close_reason: why it ended, or None.
+    What a filter may know and call is in `ConnectionFacts` and `ConnectionCalls`; the life cycle
+    here is for the engine only.
     """
 
     __slots__ = (
-        "__weakref__", "_data_filters", "_deadline", "_denied", "_flags", "_handling",
-        "_ip_filter", "_is_secondary", "_path_reason", "_relay", "_secondary_flags",
-        "_session_filter", "_tasks", "client_address", "client_sock", "close_reason", "context",
-        "id", "opening", "permission", "protocol", "proxy_address", "server_address",
-        "server_sock", "session", "started", "state", "transport",
+        "__weakref__", "_deadline", "_session_filter", "_tasks",
     )  # fmt: skip
 
     def __init__(
@@ -117,8 +80,12 @@ class Connection:
         self._secondary_flags = secondary_flags
         self._session_filter = session_filter
         self._relay: Relay | None = None
-        self._path_reason: str | None = None
-        self._data_filters: list[tuple[Priority, DataFilter, object]] | None = None
+        self.choice = UNDECIDED
+        self.data_filters: list[Attached] | None = None
+        self.emulated_bind: EmulatedBind | None = None
+        self.heard_by = ""
+        self.max_datagram = MAX_DATAGRAM
+        self._is_emulated = False
         self._handling: type[Event] | None = None
         self._denied = False
         self._tasks: set[asyncio.Task[None]] | None = None
@@ -127,166 +94,6 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.protocol.name} {self.state.value}>"
-
-    # What a filter may ask and do.
-
-    @property
-    def connection_flags(self) -> ConnectionFlags:
-        """What is true of this connection."""
-        return self._flags | ConnectionFlags.TERMINATED if self.is_closed else self._flags
-
-    @property
-    def is_secondary(self) -> bool:
-        """Whether a filter's call opened it."""
-        return self._is_secondary
-
-    @property
-    def ip_filter(self) -> IpFilter | None:
-        """Who may be at the remote end; a value, so that changing it changes nothing here."""
-        return self._ip_filter
-
-    def set_ip_filter(self, ip_filter: IpFilter | None) -> None:
-        """Restrict the remote end; None lifts the restriction. For those who come from now on."""
-        self._ip_filter = ip_filter
-        if self.permission is not None and self.proxy_address is not None:
-            self.permission.peers = ip_filter
-
-    @property
-    def data_path(self) -> str:
-        """`splice`, `user` or `datagram`; empty until bytes can flow."""
-        return "" if self._relay is None else self._relay.kind
-
-    @property
-    def client_bytes(self) -> int:
-        """Bytes received from the client."""
-        return 0 if self._relay is None else self._relay.client_bytes
-
-    @property
-    def server_bytes(self) -> int:
-        """Bytes received from the server."""
-        return 0 if self._relay is None else self._relay.server_bytes
-
-    @property
-    def last_active(self) -> float:
-        """The time of the last traffic, on the loop's clock."""
-        return self.started if self._relay is None else self._relay.last_active
-
-    @property
-    def external_socket_name(self) -> Endpoint | None:
-        """The proxy's address towards the server."""
-        return _socket_name(self.server_sock)
-
-    @property
-    def external_peer_name(self) -> Endpoint | None:
-        """The server's address."""
-        return self.server_address
-
-    @property
-    def internal_socket_name(self) -> Endpoint | None:
-        """The proxy's address towards the client."""
-        return _socket_name(self.client_sock)
-
-    @property
-    def internal_peer_name(self) -> Endpoint:
-        """The client's address."""
-        return self.client_address
-
-    @property
-    def has_data_filters(self) -> bool:
-        """Whether a data filter is attached."""
-        return bool(self._data_filters)
-
-    def attach_data_filter(
-        self,
-        data_filter: DataFilter,
-        priority: Priority = Priority.MIDDLE,
-        context: object = None,
-    ) -> None:
-        """Put a filter into the byte stream; filters of one priority stand in call order.
-
-        Raises:
-            BadContextError: not inside the handler of AcceptedConnection, BindUdp, ConnectTcp
-                or UdpDestination for this connection, or bytes flow already.
-            NotSupportedError: the connection carries datagrams.
-        """
-        if self._handling not in _MAY_ATTACH or self._relay is not None:
-            raise BadContextError(
-                "a data filter is attached inside the handler of AcceptedConnection, BindUdp, "
-                "ConnectTcp or UdpDestination, before bytes flow"
-            )
-        if self.transport is Transport.UDP:
-            raise NotSupportedError("data filters do not see datagrams yet")
-        filters = self._data_filters or []
-        filters.append((priority, data_filter, context))
-        filters.sort(key=lambda entry: entry[0])
-        self._data_filters = filters
-
-    def deny(self) -> None:
-        """Refuse the connection from inside an event handler.
-
-        Raises:
-            BadContextError: not inside the handler of AcceptedConnection, BindTcp, BindUdp or
-                ConnectTcp for this connection.
-        """
-        if self._handling not in _MAY_DENY:
-            raise BadContextError("deny is for the handlers of accepts, binds and connects")
-        self._denied = True
-
-    def kill(self, reason: str = "killed") -> None:
-        """End the connection, and the permission behind it, at once. Always succeeds.
-
-        Args:
-            reason: why, for log, ledger and the other filters.
-        """
-        self.close(reason, failed=True)
-
-    def set_client_address(self, client: Endpoint) -> None:
-        """Supply the address that was all zeros when the connection was bound; once only (S05).
-
-        Raises:
-            InvalidArgumentError: it is known already, or the new one is all zeros too.
-            AddressNotAllowedError: the session's client may not name this address.
-            TerminatingError: the connection has ended.
-        """
-        if self.is_closed:
-            raise TerminatingError("the connection has ended")
-        if not self.client_address.is_unspecified:
-            raise InvalidArgumentError(f"the client address is known: {self.client_address}")
-        if client.is_unspecified:
-            raise InvalidArgumentError("an address other than all zeros is needed")
-        self.session.check_client_addresses([client], self._secondary_flags)
-        self.client_address = client
-        if self.permission is not None:
-            self.permission.target = client
-        if self.opening is not None and self.server_sock is not None:
-            self.opening.dial_client()
-
-    async def connect(self, server: Destination) -> None:
-        """Choose the server of a primary connection that came without one.
-
-        Raises:
-            BadContextError: there is a server already, or a connect is under way.
-            PolicyRulesDeniedError: the rules or a filter say no.
-            NoServerReplyError: it refused, did not answer in time, or does not resolve.
-            TerminatingError: the connection ended meanwhile.
-        """
-        if self.is_closed:
-            raise TerminatingError("the connection has ended")
-        if self.opening is None or self.opening.is_waited_for:
-            raise BadContextError("the connection has a server, or is being connected to one")
-        await self.opening.connect(server)
-
-    # Life cycle, from here on for the engine only.
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether it has ended."""
-        return self.state is ConnectionState.CLOSED
-
-    @property
-    def is_denied(self) -> bool:
-        """Whether a handler has called `deny`."""
-        return self._denied
 
     @property
     def client_source(self) -> Source:
@@ -298,6 +105,12 @@ class Connection:
     def handling(self, event: Event | None) -> None:
         """Note which event the filters are hearing of, for the calls that depend on it."""
         self._handling = None if event is None else type(event)
+
+    def not_emulated(self) -> None:
+        """Forget the filter that was to play a server which was denied."""
+        if self._is_emulated and self.emulated_bind is None and self.data_filters:
+            self._is_emulated = False
+            self.data_filters.pop()
 
     def is_connecting(self) -> None:
         """Note that an end is being dialled, unless bytes flow on the other one already."""
@@ -312,8 +125,8 @@ class Connection:
 
     def open_half(self) -> None:
         """Let the filters talk with the client while there is no server yet."""
-        if self._data_filters:
-            self._start_relay()
+        if self.data_filters:
+            self._carry()
         else:
             self.close("no filter asks the client for a server", failed=True)
 
@@ -322,86 +135,73 @@ class Connection:
         self.state = ConnectionState.ESTABLISHED
         self.opening = None
         self.wait(self.session.engine.limits.idle_timeout, self._idle)
-        if self._session_filter is not None and not self._notify_established():
-            return
+        if self._session_filter is None:
+            self._carry()
+        else:
+            self._notify_established(self._carry)
+
+    def _carry(self) -> None:
         if self._relay is None:
-            self._start_relay()
+            self._relay = stream_relay(self)
+            self._relay.start()
         else:
             self.session.engine.loop.call_soon(self._attach_server)
 
     def _attach_server(self) -> None:
         """Let the server be heard, now that the filter which waited for it knows."""
-        if isinstance(self._relay, FilterRelay) and self.server_sock and not self.is_closed:
+        if not isinstance(self._relay, FilterRelay) or self.is_closed:
+            return
+        if self.server_sock is not None:
             self._relay.attach_server(self.server_sock)
+        elif self.data_filters:
+            player = self.data_filters[-1]
+            self._relay.attach_player(player.data_filter, player.context)
 
-    def _notify_established(self) -> bool:
-        """Tell the filter that asked for the connection; False when that has ended it."""
+    def _notify_established(self, proceed: Callable[[], None]) -> None:
+        """Tell the filter that asked for the connection; no byte passes before it has heard."""
         assert self._session_filter is not None  # noqa: S101 - looked at by the caller
         assert self.server_address is not None  # noqa: S101 - established
         event = EstablishedConnection(self, self.client_address, self.server_address, self.context)
         try:
             answer = self._session_filter.firewall_event_handler(event)
+            if answer is not None and not isinstance(answer, Verdict):
+                handler = begin(answer)
+                self.spawn(self._established_later(handler, proceed), handler)
+                return
         except FAULTS as error:  # a filter that raises ends its connection
             self._filter_failed(error)
-            return False
-        if inspect.isawaitable(answer):
-            self.spawn(self._established_later(answer))
-        elif answer is Verdict.DENY:
-            self.close("denied by a filter", failed=True)
-        return not self.is_closed
+            return
+        self._heard_established(answer, proceed)
 
-    async def _established_later(self, answer: Awaitable[Verdict | None]) -> None:
+    async def _established_later(
+        self, handler: asyncio.Future[Verdict | None], proceed: Callable[[], None]
+    ) -> None:
         try:
-            async with asyncio.timeout(self.session.engine.limits.filter_timeout):
-                verdict = await answer
+            verdict = await in_time(handler, self.session.engine.limits.filter_timeout)
         except FAULTS as error:  # as above
             self._filter_failed(error)
         else:
-            if verdict is Verdict.DENY:
-                self.close("denied by a filter", failed=True)
+            self._heard_established(verdict, proceed)
+
+    def _heard_established(self, verdict: Verdict | None, proceed: Callable[[], None]) -> None:
+        if verdict is Verdict.DENY:
+            self.close("denied by a filter", failed=True)
+        elif not self.is_closed:
+            proceed()
 
     def _filter_failed(self, error: BaseException) -> None:
         self.close(f"filter failed: {type(error).__name__}: {error}", failed=True, error=error)
 
-    def _start_relay(self) -> None:
-        self._relay, self._path_reason = self._choose_path()
-        self._relay.start()
-
-    def _choose_path(self) -> tuple[Relay, str]:
-        engine = self.session.engine
-        assert self.client_sock is not None  # noqa: S101 - all callers have looked
-        if self._data_filters:
-            names = ", ".join(type(entry[1]).__name__ for entry in self._data_filters)
-            relay = FilterRelay(
-                engine.poller,
-                engine.deadlines,
-                [(data_filter, context) for _, data_filter, context in self._data_filters],
-                self,
-                self.client_sock,
-                self.server_sock,
-                max_buffer=engine.limits.max_buffer,
-                filter_timeout=engine.limits.filter_timeout,
-                linger=engine.limits.drain_timeout,
-                on_done=self.relay_done,
-            )
-            return relay, f"data filter {names}"
-        assert self.server_sock is not None  # noqa: S101 - as above
-        return SpliceRelay(
-            engine.poller,
-            self.client_sock,
-            self.server_sock,
-            pipes=engine.pipes,
-            bulk_threshold=engine.config.datapath.bulk_threshold,
-            on_done=self.relay_done,
-        ), "no data filter"
-
-    def carry_datagrams(self, relay: Relay, idle_timeout: float | None) -> None:
+    def carry_datagrams(self, relay: DatagramRelay, idle_timeout: float | None) -> None:
         """Let datagrams flow; without a time-out until killed (S19, S20)."""
-        self._relay, self._path_reason = relay, "datagrams"
+        self._relay = relay
         self.opening = None
+        relay.max_datagram = self.max_datagram
         if idle_timeout is not None:
             self.wait(idle_timeout, lambda: self._datagrams_idle(idle_timeout))
-        relay.start()
+        self.filters_changed()
+        if not self.is_closed:
+            relay.start()
 
     def _datagrams_idle(self, idle_timeout: float) -> None:
         due = self.last_active + idle_timeout
@@ -410,24 +210,40 @@ class Connection:
         else:
             self.close("idle")
 
-    def first_datagram(self, server: Endpoint | None, client: Endpoint | None) -> bool:
-        """Note the peer that sent first; False refuses it."""
-        self.server_address = server or self.server_address
-        self.client_address = client or self.client_address
+    def first_datagram(self, ends: Ends, proceed: Callable[[], None]) -> None:
+        """Note the two ends of the first flow, and go on when that has been heard of."""
+        self.client_address, self.server_address = ends.client, ends.server
         self.state = ConnectionState.ESTABLISHED
-        return self._session_filter is None or self._notify_established()
+        if self._session_filter is None:
+            proceed()
+        else:
+            self._notify_established(proceed)
+
+    def filters_changed(self) -> None:
+        """Send the datagrams through the data filters that have been attached meanwhile."""
+        if isinstance(self._relay, DatagramRelay) and self.data_filters:
+            put_filters(self, self._relay)
 
     def relay_done(self, reason: str, broken: bool, error: BaseException | None) -> None:  # noqa: FBT001 - Done
         """Hear that the relay has ended by itself."""
         self.close(reason, failed=broken, error=error)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something that ends with the connection."""
+    def spawn(
+        self, work: Coroutine[Any, Any, None], awaited: asyncio.Future[Any] | None = None
+    ) -> asyncio.Task[None]:
+        """Run something that ends with the connection.
+
+        Args:
+            work: a coroutine.
+            awaited: what it waits for, which ends with it also when it has not even begun.
+        """
         task = self.session.engine.loop.create_task(work)
         if self._tasks is None:
             self._tasks = set()
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
+        if awaited is not None:
+            task.add_done_callback(lambda _: awaited.cancel())
         return task
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
@@ -485,7 +301,7 @@ class Connection:
             if not isinstance(heard, Verdict):
                 self.session.hear_out(heard)
         self._log_end(error)
-        self._data_filters = None
+        self.data_filters = None
         self._session_filter = None
         self.session.remove_connection(self, reason)
 
@@ -519,16 +335,10 @@ class Connection:
             client=str(self.client_address),
             server=None if self.server_address is None else str(self.server_address),
             path=self.data_path or None,
-            why=self._path_reason,
+            why=None if self._relay is None else self.choice.reason,
             client_bytes=self.client_bytes,
             server_bytes=self.server_bytes,
             seconds=round(self.session.engine.poller.now - self.started, 3),
             reason=self.close_reason,
             **({"exc_info": error} if error is not None else {}),
         )
-
-
-def _socket_name(sock: socket.socket | None) -> Endpoint | None:
-    if sock is None or sock.fileno() < 0:
-        return None
-    return Endpoint.from_sockaddr(sock.getsockname())

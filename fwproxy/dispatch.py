@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
@@ -14,6 +14,8 @@ from fwproxy.flags import Verdict
 
 if TYPE_CHECKING:
     from fwproxy.session import Session
+
+_T = TypeVar("_T")
 
 _BINDS = frozenset({BindTcp, BindUdp, Listen})
 _STRENGTH = {Verdict.PASS: 0, Verdict.ALLOW: 1, Verdict.EMULATE: 2, Verdict.DENY: 3}
@@ -41,7 +43,7 @@ def fold(verdicts: Sequence[Verdict]) -> Verdict:
 
 def dispatch(
     session: Session, event: Event, caller: SessionFilter | None = None
-) -> Verdict | Awaitable[Verdict]:
+) -> Verdict | asyncio.Future[Verdict]:
     """Tell an event to every filter that hooks it, in the listener's order, and fold the verdicts.
 
     The answer is there at once unless a handler is a coroutine. The first DENY ends the round.
@@ -59,18 +61,21 @@ def dispatch(
 
 def _round(
     session: Session, event: Event, caller: SessionFilter | None, first: int, verdict: Verdict
-) -> Verdict | Awaitable[Verdict]:
+) -> Verdict | asyncio.Future[Verdict]:
     for number in range(first, len(session.bound_filters)):
         bound = session.bound_filters[number]
         try:
             session_filter = _hooked(session, bound, event)
             if session_filter is None or session_filter is caller:
                 continue
+            event.connection.heard_by = bound.filter.name
             answer = session_filter.firewall_event_handler(event)
+            if answer is not None and not isinstance(answer, Verdict):
+                handler = begin(answer)
+                rest = _await_round(session, event, caller, number, verdict, handler)
+                return follow(rest, handler)
         except FAULTS as error:  # uncertain means deny
             return _denied(session, bound, event, error)
-        if answer is not None and not isinstance(answer, Verdict):
-            return _await_round(session, event, caller, number, verdict, answer)
         if answer is not None:
             verdict = fold((verdict, answer))
             if verdict is Verdict.DENY:
@@ -84,11 +89,11 @@ async def _await_round(
     caller: SessionFilter | None,
     number: int,
     verdict: Verdict,
-    answer: Awaitable[Verdict | None],
+    handler: asyncio.Future[Verdict | None],
 ) -> Verdict:
     try:
-        async with asyncio.timeout(session.engine.limits.filter_timeout):
-            verdict = fold((verdict, await answer or Verdict.PASS))
+        heard = await in_time(handler, session.engine.limits.filter_timeout)
+        verdict = fold((verdict, heard or Verdict.PASS))
     except FAULTS as error:  # uncertain means deny
         if _is_our_own_end(error):
             raise
@@ -97,6 +102,42 @@ async def _await_round(
         return verdict
     rest = _round(session, event, caller, number + 1, verdict)
     return rest if isinstance(rest, Verdict) else await rest
+
+
+def begin(answer: Awaitable[_T]) -> asyncio.Future[_T]:
+    """Start a filter's coroutine, so that it runs or is cancelled but never just forgotten."""
+    handler = asyncio.ensure_future(answer)
+    handler.add_done_callback(_look_at_error)
+    return handler
+
+
+def follow(
+    work: Coroutine[Any, Any, _T], handler: asyncio.Future[Verdict | None]
+) -> asyncio.Future[_T]:
+    """Start what waits for a handler; its end, also before it has begun, ends the handler."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda _: handler.cancel())
+    return task
+
+
+async def in_time(handler: asyncio.Future[_T], seconds: float) -> _T:
+    """Wait for a filter's coroutine.
+
+    One that goes on although it is cancelled is left to itself: nobody waits for it any more.
+
+    Raises:
+        TimeoutError: it takes longer than *seconds*.
+    """
+    done, _ = await asyncio.wait([handler], timeout=seconds)
+    if not done:
+        raise TimeoutError("a handler took too long (filter_timeout)")
+    return handler.result()
+
+
+def _look_at_error(task: asyncio.Future[Any]) -> None:
+    """Keep asyncio from complaining about what one has ended with who was left to himself."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _is_our_own_end(error: BaseException) -> bool:
@@ -109,14 +150,31 @@ def _hooked(session: Session, bound: BoundFilter, event: Event) -> SessionFilter
     """Return the filter's part of the session if it wants the event, attaching it if need be."""
     name = bound.filter.name
     attached = session.session_filters.get(name)
-    hooks = bound.hooks if attached is None or attached.hooks is None else attached.hooks
     kind = type(event)
-    of_secondary = event.connection.is_secondary and kind not in _BINDS
-    if kind not in (hooks.associated if of_secondary else hooks.events):
+    if not _wants(bound, attached, kind, of_secondary=event.connection.is_secondary):
         return None
     if attached is not None or kind is ConnectionTerminating:
         return attached
     return session.attach_filter(name)  # no effect if it is there and has no interest
+
+
+def _wants(
+    bound: BoundFilter, attached: SessionFilter | None, kind: type[Event], *, of_secondary: bool
+) -> bool:
+    hooks = bound.hooks if attached is None or attached.hooks is None else attached.hooks
+    return kind in (hooks.associated if of_secondary and kind not in _BINDS else hooks.events)
+
+
+def hearers(session: Session, kind: type[Event], *, of_secondary: bool) -> list[str]:
+    """Return the names of the filters that would hear such an event now, attached or not yet."""
+    found = []
+    for bound in session.bound_filters:
+        name = bound.filter.name
+        attached = session.session_filters.get(name)
+        indifferent = attached is None and name in session.session_filters
+        if not indifferent and _wants(bound, attached, kind, of_secondary=of_secondary):
+            found.append(name)
+    return found
 
 
 def _denied(session: Session, bound: BoundFilter, event: Event, error: BaseException) -> Verdict:

@@ -75,6 +75,32 @@ class AcceptedConnection(Event):
 
 
 @attrs.frozen(slots=True, eq=False)
+class GetHostByName(Event):
+    """A name is resolved on the session's behalf; heard before and after.
+
+    Attributes:
+        name: the name.
+        addresses: None before, the IP addresses afterwards; none where it does not resolve.
+    """
+
+    name: str
+    addresses: tuple[str, ...] | None = None
+
+
+@attrs.frozen(slots=True, eq=False)
+class GetHostByAddr(Event):
+    """The name of an address is asked for on the session's behalf; heard before and after.
+
+    Attributes:
+        address: the IP address.
+        name: None before, the name afterwards; empty where there is none.
+    """
+
+    address: str
+    name: str | None = None
+
+
+@attrs.frozen(slots=True, eq=False)
 class EstablishedConnection(Event):
     """A secondary connection has both of its ends."""
 

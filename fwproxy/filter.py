@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import attrs
 
-from fwproxy.events import Event
+from fwproxy.address import Endpoint
+from fwproxy.errors import InvalidArgumentError
+from fwproxy.events import EstablishedConnection, Event
 from fwproxy.flags import Verdict
 
 if TYPE_CHECKING:
@@ -53,10 +55,24 @@ class Hooks:
         events: of primary connections, and of binds for secondary ones (BindTcp, BindUdp,
             Listen), which always are another filter's doing.
         associated: of the session's secondary connections.
+
+    Raises:
+        InvalidArgumentError: something is no event, or is EstablishedConnection, which goes only
+            to the session filter that was passed to the call.
     """
 
     events: frozenset[type[Event]] = frozenset()
     associated: frozenset[type[Event]] = frozenset()
+
+    def __attrs_post_init__(self) -> None:
+        for kind in self.events | self.associated:
+            if Event not in getattr(kind, "__mro__", ()):
+                raise InvalidArgumentError(f"{kind!r} is no event")
+            if kind is EstablishedConnection:
+                raise InvalidArgumentError(
+                    "EstablishedConnection cannot be registered for: it goes to the session "
+                    "filter that is passed to bind_for_client or redirect_connections"
+                )
 
     @classmethod
     def on(cls, *events: type[Event], associated: Iterable[type[Event]] = ()) -> Hooks:
@@ -120,11 +136,27 @@ class SessionFilter:
         """Drop every reference: the session has ended."""
 
 
+@attrs.frozen(slots=True)
+class Ends:
+    """The two ends that a datagram travels between, in either direction."""
+
+    client: Endpoint
+    server: Endpoint
+
+    def with_server(self, server: Endpoint) -> Ends:
+        """Return the way between the same client and another server."""
+        return Ends(self.client, server)
+
+
 class FilterSocket(Protocol):
     """One of the two sides of a data filter, another filter or a socket: it cannot tell which."""
 
     def send(self, data: bytes, *, urgent: bool = False) -> None:
         """Pass bytes on. Done means that the next filter or a bounded buffer has them.
+
+        With UDP this sends one datagram, which may be lost: along the way of the datagram that
+        is being handled, also from a coroutine or a task begun for it; anywhere else along the
+        only way that there is.
 
         Args:
             data: any number of bytes.
@@ -133,11 +165,22 @@ class FilterSocket(Protocol):
 
         Raises:
             BufferFullError: `limits.max_buffer` would be passed: the filter made far more bytes
-                than it was given and did not wait.
+                than it was given and did not wait (TCP only).
+            BadContextError: nothing is behind the filter that plays the server; or no datagram
+                is being handled, and there are several ways or none.
+        """
+
+    def send_to(self, data: bytes, ends: Ends) -> None:
+        """Send a datagram along a given way.
+
+        Raises:
+            NotSupportedError: the connection is a stream.
+            AddressNotAllowedError: the connection has no such way.
+            BadContextError: nothing is behind the filter that plays the server.
         """
 
     def half_close(self) -> None:
-        """Say that no more bytes follow in this direction."""
+        """Say that no more bytes follow in this direction. Datagrams know no end."""
 
     def abort(self) -> None:
         """Break the connection, both ways, at once."""
@@ -149,6 +192,9 @@ class FilterSocket(Protocol):
 
 class DataFilter:
     """Sits in the byte stream of one connection; the defaults pass everything on.
+
+    With UDP each call of a data handler is for one datagram. While a coroutine runs, up to
+    `limits.max_waiting_datagrams` wait behind it in its direction, and further ones are lost.
 
     Attributes:
         to_client: the side towards the client.
@@ -185,6 +231,14 @@ class DataFilter:
         """Take bytes from the server's side, of any length but zero."""
         self.to_client.send(data)
         return None
+
+    def datagram_from_client(self, data: bytes, ends: Ends) -> Handled:  # noqa: ARG002
+        """Take a datagram of the client's, which may be empty; override it to know the ends."""
+        return self.data_from_client(data)
+
+    def datagram_from_server(self, data: bytes, ends: Ends) -> Handled:  # noqa: ARG002
+        """Take a datagram of the server's, as above."""
+        return self.data_from_server(data)
 
     def end_from_client(self) -> Handled:
         """The client sends no more."""

@@ -16,6 +16,7 @@ from fwproxy.address import Endpoint, IpFilter, Reach, Transport, reach_of
 from fwproxy.address_check import server_address_problem
 from fwproxy.connection import Connection
 from fwproxy.errors import AddressNotAllowedError, InvalidArgumentError
+from fwproxy.events import ConnectTcp, UdpDestination
 from fwproxy.flag_rules import check_flags
 from fwproxy.flags import SecondaryFlags
 from fwproxy.ledger import FirewallAction
@@ -97,9 +98,12 @@ async def allow_future_connect(call: SecondaryCall, server: Endpoint) -> Firewal
     if problem is not None:
         raise AddressNotAllowedError(problem)
     call.check_policy(server.host)
-    expected = ExpectedConnect(call, server)
+    kind = ConnectTcp if call.is_tcp else UdpDestination
+    expected = ExpectedConnect(call.decided(kind, server), server)
     peers = IpFilter.only(expected.client_host)
-    expected.action = call.permit(None, server, peers, lambda _: engine.expected.strike(expected))
+    expected.action = expected.call.permit(
+        None, server, peers, lambda _: engine.expected.strike(expected)
+    )
     engine.expected.enter(expected)
     return expected.action
 

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fwproxy.address import Endpoint
 from fwproxy.connection import Connection, ConnectionState
+from fwproxy.datagrams import Destinations, Welcome, datagram_limits
 from fwproxy.datapath.base import close_socket
 from fwproxy.datapath.datagram import DatagramRelay
-from fwproxy.dispatch import dispatch
-from fwproxy.errors import (
-    BadContextError,
-    InvalidArgumentError,
-    NetworkRulesDeniedError,
-    NotSupportedError,
-    PolicyRulesDeniedError,
-    TerminatingError,
-)
-from fwproxy.events import BindTcp, BindUdp, Listen
+from fwproxy.emulation import bind_emulated
+from fwproxy.errors import BadContextError, InvalidArgumentError, NetworkRulesDeniedError
+from fwproxy.events import AcceptedConnection, BindUdp
+from fwproxy.filter import Ends
 from fwproxy.flag_rules import check_flags
-from fwproxy.flags import SecondaryFlags, Verdict
+from fwproxy.flags import SecondaryFlags
 from fwproxy.policy import NetworkRelation
 from fwproxy.port_sockets import is_local
 from fwproxy.secondary import (
     USED,
     SecondaryCall,
     WaitingPort,
+    announce,
     another_connection,
     carry_datagrams,
     connected_udp,
     increase_receive_buffer,
+    known_client,
     max_peers,
 )
 from fwproxy.sources import check_proxy_mode, source_towards_client
@@ -82,32 +79,6 @@ def _is_foreign(session: Session, proxy_address: Endpoint, clients: Sequence[End
     return True
 
 
-async def _announce(
-    call: SecondaryCall, connections: Sequence[Connection], proxy_address: Endpoint, backlog: int
-) -> None:
-    """Tell the other filters of a bind; one of them may deny it (S27)."""
-    session, caller = call.session, call.session_filter
-    if not session.bound_filters:
-        return
-    for connection in connections:
-        bind = (BindTcp if call.is_tcp else BindUdp)(connection, proxy_address, call.protocol)
-        connection.handling(bind)
-        verdict = dispatch(session, bind, caller)
-        if isinstance(verdict, Awaitable):
-            verdict = await verdict
-        connection.handling(None)
-        if verdict is Verdict.DENY or connection.is_denied:
-            raise PolicyRulesDeniedError("the bind was denied by a filter")
-        if verdict is Verdict.EMULATE:
-            raise NotSupportedError("no filter can play the other side of a bind yet")
-        if connection.is_closed:
-            raise TerminatingError("the connection was killed while it was being bound")
-        if call.is_tcp:
-            heard = dispatch(session, Listen(connection, proxy_address, backlog), caller)
-            if isinstance(heard, Awaitable):
-                await heard
-
-
 async def bind_for_client(
     call: SecondaryCall,
     clients: Sequence[Endpoint],
@@ -124,13 +95,15 @@ async def bind_for_client(
     foreign = _is_foreign(session, address, clients)
     connections = [call.connection(client) for client in clients]
     sockets: list[socket.socket] = []
-    bind = _bind_tcp if call.is_tcp else _bind_udp
     try:
-        await _announce(call, connections, address, backlog)
+        await announce(call, connections, address, backlog)
         session.check_room(count, 0)  # other calls may have come in between
+        if count == 1 and (named := _emulated_address(connections[0], address)):
+            bind_emulated(call, connections[0], named, owns_port=False)
+            return connections
         sockets = call.allocate(address, count, backlog, foreign=foreign)
         for connection, sock in zip(connections, sockets, strict=True):
-            bind(call, connection, sock)
+            _bind(call, connection, sock, address)
     except BaseException:
         for connection in connections:
             connection.close("not bound", failed=True)
@@ -139,7 +112,33 @@ async def bind_for_client(
     return connections
 
 
+def _emulated_address(connection: Connection, asked: Endpoint) -> Endpoint | None:
+    """Return the address of an emulated bind if that takes no port of the pool."""
+    bind = connection.emulated_bind
+    if bind is None:
+        return None
+    return bind.address or (asked if asked.port else None)
+
+
+def _bind(
+    call: SecondaryCall, connection: Connection, sock: socket.socket, asked: Endpoint
+) -> None:
+    """Let a port wait, or a filter instead of it: then only its number stays taken."""
+    if connection.emulated_bind is None:
+        (_bind_tcp if call.is_tcp else _bind_udp)(call, connection, sock)
+    elif named := _emulated_address(connection, asked):
+        call.give_back([sock])
+        bind_emulated(call, connection, named, owns_port=False)
+    else:
+        address = Endpoint.from_sockaddr(sock.getsockname())
+        sock.close()
+        bind_emulated(call, connection, address, owns_port=True)
+
+
 def _bind_tcp(call: SecondaryCall, connection: Connection, sock: socket.socket) -> None:
+    call = call.decided(AcceptedConnection, Endpoint.from_sockaddr(sock.getsockname()))
+    connection.choice = call.choice
+
     def accepted(sock: socket.socket, server: Endpoint) -> None:
         chosen = (
             connection if call.is_single else another_connection(call, connection.client_address)
@@ -159,21 +158,21 @@ def _bind_tcp(call: SecondaryCall, connection: Connection, sock: socket.socket) 
         if connection.state is ConnectionState.BOUND and reason != USED:
             connection.close(reason, failed=True)
 
-    port.action = call.permit(port.address, _known_client(connection), call.ip_filter, close)
+    port.action = call.permit(port.address, known_client(connection), call.ip_filter, close)
     connection.bind(port.address, port.action)
 
 
-def _known_client(connection: Connection) -> Endpoint | None:
-    client = connection.client_address
-    return None if client.is_unspecified else client
-
-
 def _bind_udp(call: SecondaryCall, connection: Connection, sock: socket.socket) -> None:
-    address = Endpoint.from_sockaddr(sock.getsockname())
+    session, address = call.session, Endpoint.from_sockaddr(sock.getsockname())
+    attached = [entry.by for entry in connection.data_filters or ()]
+    call = call.decided(BindUdp, address, attached)
+    connection.choice = call.choice
+    if session.factories is not None:
+        session.factories.attach(connection, BindUdp, address)
 
-    def open_far(server: Endpoint) -> socket.socket:
+    def open_far(ends: Ends) -> socket.socket:
         client = connection.client_address
-        source = source_towards_client(call.session, client, server, call.flags)
+        source = source_towards_client(session, client, ends.server, call.flags)
         return connected_udp(client, source.address, foreign=source.is_foreign)
 
     def allowed(host: str) -> bool:
@@ -181,15 +180,23 @@ def _bind_udp(call: SecondaryCall, connection: Connection, sock: socket.socket) 
             return False
         return connection.ip_filter is None or connection.ip_filter.is_included(host)
 
+    limits = session.engine.limits
+    bidirectional = SecondaryFlags.BIDIRECTIONAL in call.flags
     relay = DatagramRelay(
-        call.session.engine.poller,
+        session.engine.poller,
+        session.engine.deadlines,
+        connection,
         sock,
         open_far=open_far,
+        ends_of=lambda server: Ends(connection.client_address, server),
         allowed=allowed,
-        replies=SecondaryFlags.BIDIRECTIONAL in call.flags,
-        max_peers=max_peers(call),
+        welcome=Welcome(connection),
+        admit_reply=Destinations(connection).admit,
+        replies=bidirectional,
         from_client=False,
-        on_first=lambda server: connection.first_datagram(server, None),
+        limits=datagram_limits(
+            limits, max_peers=max_peers(call), reply_timeout=limits.reply_timeout
+        ),
         on_done=connection.relay_done,
     )
-    carry_datagrams(call, connection, relay, address, _known_client(connection), call.ip_filter)
+    carry_datagrams(call, connection, relay, address, known_client(connection), call.ip_filter)

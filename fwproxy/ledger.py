@@ -11,6 +11,7 @@ from fwproxy.address import Destination, Endpoint, IpFilter, Transport
 from fwproxy.protocol import ProtocolDefinition
 
 if TYPE_CHECKING:
+    from fwproxy.datapath.choice import Choice
     from fwproxy.session import Session
 
 
@@ -55,7 +56,7 @@ class FirewallAction:
 
     It is cancelled by itself after single use, at its time-out, and when its session ends (with
     ADDRESS_BASED, when the last session of the client's address does).
-    What its attributes mean, `LedgerEntry` says.
+    What its attributes mean, `LedgerEntry` says; `choice` is the data path of its connections.
     """
 
     id: int
@@ -72,6 +73,7 @@ class FirewallAction:
     uses: int = 0
     refused: int = 0
     close_reason: str | None = None
+    choice: Choice | None = None
 
     def __str__(self) -> str:
         fields = attrs.asdict(self.entry())

@@ -12,6 +12,7 @@ from fwproxy.datapath.dial import Dial
 from fwproxy.dispatch import dispatch
 from fwproxy.errors import (
     CallError,
+    DeniedError,
     NoServerReplyError,
     NotSupportedError,
     PolicyRulesDeniedError,
@@ -19,6 +20,7 @@ from fwproxy.errors import (
 )
 from fwproxy.events import AcceptedConnection, ConnectTcp, Event
 from fwproxy.flags import Verdict
+from fwproxy.naming import host_by_name
 
 if TYPE_CHECKING:
     from fwproxy.connection import Connection
@@ -36,13 +38,17 @@ class Opening:
 
     Attributes:
         screen: which addresses of the server may be connected to at all; None is every one.
+        has_server: whether the server's end is there, as a socket or played by a filter.
     """
 
-    __slots__ = ("_connection", "_dial", "_source", "_waiter", "_work", "screen")
+    __slots__ = (
+        "_connection", "_dial", "_source", "_waiter", "_work", "has_server", "screen",
+    )  # fmt: skip
 
     def __init__(self, connection: Connection, source: Endpoint | None) -> None:
         self._connection = connection
         self._source = source
+        self.has_server = False
         self._dial: Dial | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._work: asyncio.Task[None] | None = None
@@ -59,8 +65,23 @@ class Opening:
         connection = self._connection
         connection.server_sock = sock
         connection.server_address = server
+        self.has_server = True
         local = Endpoint.from_sockaddr(sock.getsockname())
-        self._after(AcceptedConnection(connection, server, local), self._advance)
+        self._after(AcceptedConnection(connection, server, local), local, self._advance)
+
+    def accept_played(
+        self, remote: Endpoint, local: Endpoint, carry: Callable[[], None] | None = None
+    ) -> None:
+        """Take a server that a filter plays, and turn to the client.
+
+        Args:
+            remote: the server.
+            local: the address that it has come to.
+            carry: lets datagrams flow, if it is about those.
+        """
+        self._connection.server_address = remote
+        event = AcceptedConnection(self._connection, remote, local)
+        self._after(event, local, lambda: self._play(carry or self._advance))
 
     def accept_without_server(self) -> None:
         """Let a filter talk with a client that has yet to name its server."""
@@ -69,7 +90,7 @@ class Opening:
         local = connection.internal_socket_name
         assert local is not None  # noqa: S101 - the socket was accepted a moment ago
         event = AcceptedConnection(connection, connection.client_address, local)
-        self._after(event, connection.open_half)
+        self._after(event, local, connection.open_half)
 
     def request(self, server: Destination) -> None:
         """Ask the policy and the filters, then connect to the server."""
@@ -105,8 +126,8 @@ class Opening:
 
     async def _resolve(self, server: HostName) -> None:
         try:
-            found = await self._connection.session.engine.resolver.resolve(server)
-        except NoServerReplyError as error:
+            found = await host_by_name(self._connection, server)
+        except CallError as error:
             self.refuse(error)
         else:
             self._request(found)
@@ -125,38 +146,75 @@ class Opening:
                 allowed.append(server)
         if not allowed:
             self.refuse(PolicyRulesDeniedError(f"{servers[0]} is not allowed ({rule})"))
-        elif connection.session.bound_filters:
+        elif connection.session.bound_filters or connection.session.factories:
             secondary = connection.is_secondary
             event = ConnectTcp(connection, allowed[0], connection.protocol, secondary)
-            self._after(event, lambda: self._dial_server(allowed))
+            self._after(event, allowed[0], lambda: self._reach(allowed))
         else:
             self._dial_server(allowed)
 
-    def _after(self, event: Event, proceed: Callable[[], None]) -> None:
-        """Tell the filters, and go on unless one says no."""
+    def _after(self, event: Event, address: Endpoint, proceed: Callable[[], None]) -> None:
+        """Tell the filters, and go on unless one says no.
+
+        Args:
+            event: what they hear.
+            address: what the factories of data filters go by.
+            proceed: goes on.
+        """
         connection = self._connection
         connection.handling(event)
         answer = dispatch(connection.session, event)
         if isinstance(answer, Verdict):
-            self._conclude(answer, proceed)
+            self._conclude(event, address, answer, proceed)
         else:
-            self._work = connection.spawn(self._conclude_later(answer, proceed))
+            later = self._conclude_later(event, address, answer, proceed)
+            self._work = connection.spawn(later, answer)
 
     async def _conclude_later(
-        self, answer: Awaitable[Verdict], proceed: Callable[[], None]
+        self,
+        event: Event,
+        address: Endpoint,
+        answer: Awaitable[Verdict],
+        proceed: Callable[[], None],
     ) -> None:
-        self._conclude(await answer, proceed)
+        self._conclude(event, address, await answer, proceed)
 
-    def _conclude(self, verdict: Verdict, proceed: Callable[[], None]) -> None:
-        self._connection.handling(None)
-        if self._connection.is_closed:
+    def _conclude(
+        self, event: Event, address: Endpoint, verdict: Verdict, proceed: Callable[[], None]
+    ) -> None:
+        connection = self._connection
+        connection.handling(None)
+        if connection.is_closed:
             return
-        if verdict is Verdict.DENY or self._connection.is_denied:
+        if verdict is Verdict.DENY or connection.is_denied:
             self.refuse(PolicyRulesDeniedError("denied by a filter"))
-        elif verdict is Verdict.EMULATE:
-            self.refuse(NotSupportedError("no filter can play the server yet"))
-        else:
+        elif verdict is Verdict.EMULATE and not connection.is_emulated:
+            self.refuse(NotSupportedError("a filter says EMULATE, and none plays the server"))
+        elif connection.session.factories is None:
             proceed()
+        else:
+            try:
+                connection.session.factories.attach(connection, type(event), address)
+            except DeniedError as error:
+                self.refuse(error)
+            else:
+                proceed()
+
+    def _reach(self, servers: list[Endpoint]) -> None:
+        """Connect to one of the servers, unless a filter plays it."""
+        if self._connection.is_emulated:
+            self._connection.server_address = servers[0]
+            self._play(self._advance)
+        else:
+            self._dial_server(servers)
+
+    def _play(self, carry: Callable[[], None]) -> None:
+        """Go on with a filter in the server's place."""
+        if self._connection.data_filters:
+            self.has_server = True
+            carry()
+        else:
+            self.refuse(NotSupportedError("no data filter plays the other side"))
 
     def _dial_server(self, servers: list[Endpoint]) -> None:
         """Connect to the first of the servers that answers."""
@@ -168,6 +226,7 @@ class Opening:
             self._dial = None
             if sock is not None:
                 connection.server_sock = sock
+                self.has_server = True
                 self._advance()
             elif others:
                 self._dial_server(others)
@@ -214,7 +273,7 @@ class Opening:
     def _advance(self) -> None:
         """Turn to the client when the server is there; let bytes flow when both are."""
         connection = self._connection
-        if connection.server_sock is None or connection.is_closed:
+        if not self.has_server or connection.is_closed:
             return
         if connection.client_sock is None:
             if not connection.client_address.is_unspecified and self._dial is None:
@@ -237,6 +296,7 @@ class Opening:
         """Be as before the server was named."""
         self._stop()
         self._connection.server_address = None
+        self._connection.not_emulated()
         self._wait_for_name()
 
     def _wait_for_name(self) -> None:

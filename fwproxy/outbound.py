@@ -9,9 +9,12 @@ import attrs
 
 from fwproxy.address import Endpoint, IpFilter
 from fwproxy.connection import Connection, ConnectionState
+from fwproxy.datagrams import Destinations, Welcome, datagram_limits
 from fwproxy.datapath.base import close_socket
 from fwproxy.datapath.datagram import DatagramRelay
 from fwproxy.errors import BadContextError, InvalidArgumentError
+from fwproxy.events import ConnectTcp, UdpDestination
+from fwproxy.filter import Ends
 from fwproxy.flag_rules import check_flags
 from fwproxy.flags import SecondaryFlags
 from fwproxy.ledger import FirewallAction
@@ -91,6 +94,11 @@ def _check_target(call: SecondaryCall, target: Endpoint | Connection) -> None:
 def _redirect_tcp(
     call: SecondaryCall, sock: socket.socket, target: Endpoint | Connection
 ) -> FirewallAction:
+    if isinstance(target, Connection):
+        call = attrs.evolve(call, choice=target.choice)
+    else:
+        call = call.decided(ConnectTcp, target)
+
     def accepted(sock: socket.socket, client: Endpoint) -> None:
         if isinstance(target, Endpoint):
             connect_accepted(call, port.action, sock, client, target)
@@ -148,19 +156,24 @@ async def connect_for_client(call: SecondaryCall, client: Endpoint, server: Endp
 
 def _redirect_udp(call: SecondaryCall, sock: socket.socket, target: Endpoint) -> FirewallAction:
     session = call.session
+    call = call.decided(UdpDestination, target)
     connection = call.connection(session.client_address)
     connection.server_address = target
     peers = IpFilter.only(session.client_address.host)
     address = Endpoint.from_sockaddr(sock.getsockname())
     relay = DatagramRelay(
         session.engine.poller,
+        session.engine.deadlines,
+        connection,
         sock,
         open_far=lambda _: connected_udp(target, call.source),
+        ends_of=lambda client: Ends(client, target),
         allowed=peers.is_included,
+        admit=Destinations(connection).admit,
+        welcome=Welcome(connection),
         replies=True,
-        max_peers=max_peers(call),
         from_client=True,
-        on_first=lambda client: connection.first_datagram(None, client),
+        limits=datagram_limits(session.engine.limits, max_peers=max_peers(call)),
         on_done=connection.relay_done,
     )
     return carry_datagrams(call, connection, relay, address, target, peers)

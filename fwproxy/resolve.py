@@ -34,3 +34,18 @@ class Resolver:
         if not endpoints:
             raise NoServerReplyError(f"{destination.host} has no address")
         return list(dict.fromkeys(endpoints))
+
+    async def name_of(self, address: Endpoint) -> str:
+        """Return the name of an address.
+
+        Raises:
+            NoServerReplyError: it has none.
+        """
+        async with self._places:
+            try:
+                name, _ = await asyncio.get_running_loop().getnameinfo(
+                    address.sockaddr, socket.NI_NAMEREQD
+                )
+            except (OSError, UnicodeError) as error:
+                raise NoServerReplyError(f"{address.host} has no name: {error}") from error
+        return name

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -13,10 +14,13 @@ from fwproxy.clock import Deadline
 from fwproxy.connection import Connection
 from fwproxy.datapath.accept import Acceptor
 from fwproxy.datapath.base import close_socket
+from fwproxy.datapath.choice import UNDECIDED, Choice, choose
 from fwproxy.datapath.datagram import DatagramRelay
-from fwproxy.errors import InvalidArgumentError, PolicyRulesDeniedError
+from fwproxy.dispatch import dispatch, hearers
+from fwproxy.errors import InvalidArgumentError, PolicyRulesDeniedError, TerminatingError
+from fwproxy.events import BindTcp, BindUdp, Event, Listen, UdpDestination
 from fwproxy.filter import SessionFilter
-from fwproxy.flags import ConnectionFlags, SecondaryFlags
+from fwproxy.flags import ConnectionFlags, SecondaryFlags, Verdict
 from fwproxy.ledger import FirewallAction
 from fwproxy.port_sockets import make_transparent
 from fwproxy.protocol import ProtocolDefinition
@@ -44,6 +48,7 @@ class SecondaryCall:
         ip_filter: who may be at the remote end of an inbound connection.
         source: the address to leave from towards the server.
         reserved: the ports to use, instead of any of the pool.
+        choice: the data path of the connections, and why.
     """
 
     session: Session
@@ -54,11 +59,17 @@ class SecondaryCall:
     ip_filter: IpFilter | None = None
     source: Endpoint | None = None
     reserved: PortReservation | None = None
+    choice: Choice = UNDECIDED
 
     @property
     def is_tcp(self) -> bool:
         """Whether TCP connections are wanted, and not datagrams."""
         return self.protocol.transport is Transport.TCP
+
+    @property
+    def filter_name(self) -> str | None:
+        """The class of the session filter that asks, if it has said who it is."""
+        return None if self.session_filter is None else type(self.session_filter).__name__
 
     @property
     def is_single(self) -> bool:
@@ -71,19 +82,54 @@ class SecondaryCall:
         wanted = SecondaryFlags.TIMEOUT in self.flags
         return self.session.engine.config.secondary.timeout if wanted else None
 
-    def connection(self, client: Endpoint) -> Connection:
+    def decided(
+        self, kind: type[Event], address: Endpoint, attached: Sequence[str] = ()
+    ) -> SecondaryCall:
+        """Return the call with the data path of its connections, decided for good (S30-S33).
+
+        Args:
+            kind: the event at which data filters would come.
+            address: the remote address for connects, the bound one for binds and accepts.
+            attached: who has attached a data filter already.
+        """
+        coming: type[Event] | None = kind
+        if kind is BindUdp:  # those who hear of the bind have had their chance
+            coming = UdpDestination if SecondaryFlags.BIDIRECTIONAL in self.flags else None
+        expected = self._expected(kind, address)
+        if coming is not None and coming is not kind:
+            expected += self._expected(coming, None)
+        heard = coming is not None and hearers(self.session, coming, of_secondary=True)
+        choice = choose(
+            self.protocol.transport,
+            kind.__name__,
+            flags=self.flags,
+            attached=attached,
+            expected=expected,
+            heard=coming.__name__ if coming is not None and heard else "",
+        )
+        return attrs.evolve(self, choice=choice)
+
+    def _expected(self, kind: type[Event], address: Endpoint | None) -> list[str]:
+        factories = self.session.factories
+        return [] if factories is None else factories.expected(kind, address)
+
+    def connection(
+        self, client: Endpoint, flags: ConnectionFlags = ConnectionFlags.SECONDARY
+    ) -> Connection:
         """Make a connection without sockets."""
-        return Connection(
+        connection = Connection(
             self.session,
             self.protocol,
             client_address=client,
-            flags=ConnectionFlags.SECONDARY,
+            flags=flags,
             source=self.source,
             ip_filter=self.ip_filter,
             secondary_flags=self.flags,
             session_filter=self.session_filter,
             context=self.context,
         )
+        connection.choice = self.choice
+        return connection
 
     def check_policy(self, host: str) -> None:
         """Raise PolicyRulesDeniedError unless the client may speak the protocol with *host*."""
@@ -128,10 +174,18 @@ class SecondaryCall:
         target: Destination | None,
         peers: IpFilter | None,
         close: Callable[[str], None],
+        *,
+        owns_port: bool = True,
     ) -> FirewallAction:
         """Enter a permission in the ledger; its end, whatever the cause, closes its port.
 
-        Without a *proxy_address* there is no port: a listener looks the permission up.
+        Args:
+            proxy_address: where the proxy waits; None where it does not: a listener looks the
+                permission up.
+            target: where it connects to, if that is known.
+            peers: who may come; None is everybody.
+            close: closes the port, given the reason.
+            owns_port: whether the port is one that the pool has given out.
         """
         session, engine = self.session, self.session.engine
         # A UDP port expires when idle instead (S19).
@@ -145,7 +199,7 @@ class SecondaryCall:
             engine.ledger.strike(action)
             action.session.permissions.discard(action)
             close(reason)
-            if proxy_address is not None:
+            if owns_port and proxy_address is not None:
                 engine.ports.release(proxy_address, self.protocol.transport)
             engine.log.debug("permission ended", permission=action, reason=reason)
 
@@ -159,8 +213,9 @@ class SecondaryCall:
             peers=peers,
             created=now,
             expires=None if timeout is None else now + timeout,
-            filter_name=None if self.session_filter is None else type(self.session_filter).__name__,
+            filter_name=self.filter_name,
             withdraw=withdraw,
+            choice=self.choice,
         )
         if timeout is not None:
             expiry = engine.deadlines.after(timeout, action.expire)
@@ -232,6 +287,43 @@ class WaitingPort:
         self._acceptor.close()
 
 
+async def announce(
+    call: SecondaryCall, connections: Sequence[Connection], proxy_address: Endpoint, backlog: int
+) -> None:
+    """Tell the other filters of a bind; one of them may deny it or play it (S27).
+
+    Raises:
+        PolicyRulesDeniedError: one denies it.
+        TerminatingError: it was killed meanwhile.
+    """
+    session, caller = call.session, call.session_filter
+    if not session.bound_filters:
+        return
+    for connection in connections:
+        bind = (BindTcp if call.is_tcp else BindUdp)(connection, proxy_address, call.protocol)
+        connection.handling(bind)
+        verdict = dispatch(session, bind, caller)
+        if isinstance(verdict, Awaitable):
+            verdict = await verdict
+        if verdict is Verdict.EMULATE and not connection.is_emulated:
+            connection.emulate_for_bind()
+        connection.handling(None)
+        if verdict is Verdict.DENY or connection.is_denied:
+            raise PolicyRulesDeniedError("the bind was denied by a filter")
+        if connection.is_closed:
+            raise TerminatingError("the connection was killed while it was being bound")
+        if call.is_tcp:
+            heard = dispatch(session, Listen(connection, proxy_address, backlog), caller)
+            if isinstance(heard, Awaitable):
+                await heard
+
+
+def known_client(connection: Connection) -> Endpoint | None:
+    """Return the client's address unless it is still to come."""
+    client = connection.client_address
+    return None if client.is_unspecified else client
+
+
 def another_connection(call: SecondaryCall, client: Endpoint) -> Connection | None:
     """Make one more connection of a permission for many, if the session has room for it."""
     limits = call.session.engine.limits
@@ -249,7 +341,7 @@ def carry_datagrams(
     peers: IpFilter | None,
 ) -> FirewallAction:
     """Enter a UDP permission and let its datagrams flow."""
-    if SecondaryFlags.INCREASE_RECEIVE_BUFFER in call.flags:
+    if SecondaryFlags.INCREASE_RECEIVE_BUFFER in call.flags and relay.sock is not None:
         increase_receive_buffer(relay.sock)
     action = call.permit(address, target, peers, connection.close)
     connection.bind(address, action)
@@ -278,10 +370,18 @@ def connected_udp(
         if source is not None:
             sock.bind(source.sockaddr)
         sock.connect(target.sockaddr)
+        _forget_strangers(sock)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _forget_strangers(sock: socket.socket) -> None:
+    """Throw away what anybody has sent between the bind and the connect."""
+    with contextlib.suppress(OSError):  # would block: that was all
+        while True:
+            sock.recv(1)
 
 
 def max_peers(call: SecondaryCall) -> int:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fwproxy.address import Endpoint, IpFilter, Reach, reach_of
+from fwproxy.address import Endpoint, HostName, IpFilter, Reach, reach_of
 from fwproxy.address_check import client_address_problem
 from fwproxy.client_binds import ClientBinds
 from fwproxy.config import ListenerKind
@@ -19,10 +19,13 @@ from fwproxy.errors import (
     QuotaError,
     TerminatingError,
 )
-from fwproxy.filter import FAULTS, SessionFilter
+from fwproxy.events import Event
+from fwproxy.factories import DataFilterFactory, Factories, FactoryAction
+from fwproxy.filter import FAULTS, Priority, SessionFilter
 from fwproxy.flags import SecondaryFlags, SessionFlags, Verdict
 from fwproxy.future import hand_over
 from fwproxy.ledger import FirewallAction
+from fwproxy.naming import host_by_address, host_by_name
 from fwproxy.policy import AccessRequest, Decision, NetworkRelation
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.reservation import PortReservation
@@ -56,7 +59,8 @@ class Session(SessionCalls):
     __slots__ = (
         "__weakref__", "_client_binds", "_hearings", "_listener", "_on_end", "_shared",
         "advertised_host", "authenticated_user", "bound_filters", "client_address",
-        "connections", "end_reason", "engine", "id", "permissions", "primary", "protocol",
+        "connections", "end_reason", "engine", "factories", "id", "permissions", "primary",
+        "protocol", "resolutions",
         "session_filters",
     )  # fmt: skip
 
@@ -80,6 +84,8 @@ class Session(SessionCalls):
         self.connections: set[Connection] = set()
         self.permissions: set[FirewallAction] = set()
         self.session_filters: dict[str, SessionFilter | None] = {}
+        self.factories: Factories | None = None
+        self.resolutions = 0
         self.end_reason: str | None = None
         self._hearings: set[asyncio.Future[Verdict]] | None = None
         self._client_binds: ClientBinds | None = None
@@ -233,6 +239,68 @@ class Session(SessionCalls):
         name = None if self.primary is None else self.primary.internal_socket_name
         return None if name is None else name.host
 
+    async def get_host_by_name(
+        self, name: str, *, session_filter: SessionFilter | None = None
+    ) -> list[Endpoint]:
+        """Return the addresses of a name, in the order to try them, with port 0.
+
+        Args:
+            name: the name.
+            session_filter: does not hear GetHostByName of its own question.
+
+        Raises:
+            InvalidArgumentError: it is no host name.
+            NoServerReplyError: it does not resolve, or not in time.
+            PolicyRulesDeniedError: a filter says no.
+            QuotaError: `limits.max_resolutions_per_session` are under way.
+            TerminatingError: the session is ending.
+        """
+        return await host_by_name(self._asker(), HostName(name), session_filter)
+
+    async def get_host_by_addr(
+        self, address: str, *, session_filter: SessionFilter | None = None
+    ) -> str:
+        """Return the name of an IP address; otherwise as above."""
+        return await host_by_address(self._asker(), Endpoint(address), session_filter)
+
+    def set_data_filter_factory(
+        self,
+        event_type: type[Event],
+        address: Endpoint | None,
+        factory: DataFilterFactory,
+        priority: Priority = Priority.MIDDLE,
+        context: object = None,
+        flags: SecondaryFlags = SecondaryFlags.NONE,
+    ) -> FactoryAction:
+        """Put data filters into connections that the filter is not registered for.
+
+        When the event comes, *factory* is called with the connection and *context*, after the
+        filters have heard the event. One that raises denies the connection.
+
+        Set it before the call that opens the connection, or open that with NO_KERNEL_MODE: the
+        data path is decided at the call, and where nobody expected a data filter none can be
+        attached any more (S30-S32). The returned action lists those in `missed`, and the log
+        has a warning.
+
+        Args:
+            event_type: ConnectTcp, AcceptedConnection, BindUdp or UdpDestination.
+            address: the remote address for connects, the bound one for binds and accepts; port 0
+                is any port, all zeros any host, None anything.
+            factory: makes a data filter, or returns None to stay away.
+            priority: where in the chain it stands.
+            context: any object.
+            flags: ALLOW_MULTIPLE (the first connection ends it otherwise) and TIMEOUT.
+
+        Raises:
+            InvalidArgumentError: another event, or another flag.
+            QuotaError: the session has `limits.max_factories_per_session`.
+            TerminatingError: the session is ending.
+        """
+        self._check_alive()
+        if self.factories is None:
+            self.factories = Factories(self)
+        return self.factories.set(event_type, address, factory, priority, context, flags)
+
     # Life cycle, from here on for the engine only.
 
     def _call(
@@ -249,6 +317,12 @@ class Session(SessionCalls):
         return SecondaryCall(
             self, protocol, flags, session_filter, context, ip_filter, source, reserved
         )
+
+    def _asker(self) -> Connection:
+        self._check_alive()
+        if self.primary is None:
+            raise TerminatingError("the session has no primary connection")
+        return self.primary
 
     def share(self, port: SharedPort) -> None:
         """Note that the session uses a shared port."""
@@ -317,6 +391,8 @@ class Session(SessionCalls):
             self._client_binds.close_all("its session has ended")
         for action in tuple(self.permissions):
             action.cancel("its session has ended")
+        if self.factories is not None:
+            self.factories.cancel_all("its session has ended")
         for connection in tuple(self.connections):
             if connection is self.primary:
                 connection.close(reason, failed=at_once)

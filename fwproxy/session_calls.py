@@ -8,6 +8,7 @@ from fwproxy.access import HostAccess, host_access_check
 from fwproxy.address import Destination, Endpoint, IpFilter, Transport
 from fwproxy.client_binds import BindAnswer, retroactive_allow_bind
 from fwproxy.connection import Connection
+from fwproxy.emulation import emulate_client_bind
 from fwproxy.filter import SessionFilter
 from fwproxy.flags import SecondaryFlags
 from fwproxy.future import allow_future_connect
@@ -241,6 +242,42 @@ class SessionCalls:
             TerminatingError: the session is ending.
         """
         return await host_access_check(self._call(protocol), host, source_port, path)
+
+    async def emulate_client_bind(
+        self,
+        client: Endpoint,
+        proxy: Endpoint,
+        protocol: ProtocolDefinition,
+        *,
+        transport: Transport = Transport.TCP,
+        flags: SecondaryFlags = SecondaryFlags.NONE,
+        session_filter: SessionFilter | None = None,
+        context: object = None,
+        ip_filter: IpFilter | None = None,
+    ) -> Connection:
+        """Make a primary inbound connection for a client that made no bind; nothing is bound.
+
+        The filters that hear of primary connections hear of it as of any bind. Those who come
+        are let in by `Connection.emulate_connection`.
+
+        Args:
+            client: where to pass the connections on; all zeros is supplied later.
+            proxy: what the others are told as its address.
+            protocol: what the connections are.
+            transport: TCP or UDP.
+            flags: see `SecondaryFlags`.
+            session_filter: is not asked itself, and hears EstablishedConnection.
+            context: any object.
+            ip_filter: who may come; None is everybody.
+
+        Raises:
+            AddressNotAllowedError: the client address is not the client's.
+            PolicyRulesDeniedError: the rules or a filter say no.
+            QuotaError: a limit was reached.
+            TerminatingError: the session is ending.
+        """
+        call = self._call(protocol.over(transport), flags, session_filter, context, ip_filter)
+        return await emulate_client_bind(call, client, proxy)
 
     async def share_redirection(
         self, target: Destination, *, protocol: ProtocolDefinition, advertise: str | None = None

@@ -16,8 +16,10 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 import uvloop
 
 LEAK_PATIENCE = 2.0
@@ -145,3 +147,10 @@ def leak_checks(request: pytest.FixtureRequest, no_leaked_resources: None) -> No
     function = getattr(request, "function", None)
     if inspect.iscoroutinefunction(inspect.unwrap(function) if function else None):
         request.getfixturevalue("no_leaked_tasks")
+
+
+@pytest.fixture
+def logged() -> Iterator[list[Any]]:
+    """Return the log lines to be, as mappings with their `event`."""
+    with structlog.testing.capture_logs() as lines:
+        yield lines

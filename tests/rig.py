@@ -271,6 +271,19 @@ def attaching(*factories: Callable[[], DataFilter]) -> type[Filter]:
     return make_filter("probe", hear, ConnectTcp)
 
 
+def tagger(template: bytes) -> DataFilter:
+    """Return a data filter that puts all that the two ends say, piece by piece, into a template."""
+
+    class Tagger(DataFilter):
+        def data_from_client(self, data: bytes) -> None:
+            self.to_server.send(template % data)
+
+        def data_from_server(self, data: bytes) -> None:
+            self.to_client.send(template % data)
+
+    return Tagger()
+
+
 class Hearing(SessionFilter):
     """A session filter that remembers what it was told, to be passed to the session's calls."""
 

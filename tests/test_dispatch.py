@@ -1,11 +1,22 @@
 """Events to session filters: order, verdicts, attachment and every kind of failure."""
 
 import asyncio
+import contextlib
+import socket
 
 import pytest
-from rig import Hearing, leftovers, make_filter, open_world, turns
+from rig import (
+    HOST,
+    Hearing,
+    closing,
+    eventually,
+    leftovers,
+    make_filter,
+    open_world,
+    turns,
+)
 
-from fwproxy import Filter, Hooks, SessionFilter, Verdict
+from fwproxy import Endpoint, Filter, Hooks, SessionFilter, Verdict
 from fwproxy.config import Limits
 from fwproxy.dispatch import fold
 from fwproxy.errors import NotRegisteredError, TerminatingError
@@ -119,6 +130,78 @@ async def test_a_handler_that_takes_too_long_denies():
 
     order, reached = await outcome(hang, at_once(None), limits=Limits(filter_timeout=0.05))
     assert (order, reached) == (["0"], False)
+
+
+class Stubborn:
+    """A handler that goes on although it is cancelled, until the test lets it end."""
+
+    def __init__(self):
+        self.cancelled = 0
+        self.let_go = asyncio.Event()
+
+    async def __call__(self, event):
+        while not self.let_go.is_set():
+            try:
+                await self.let_go.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+        raise ValueError("nobody wants to know any more")
+
+
+@contextlib.asynccontextmanager
+async def stubborn_world(**settings):
+    stubborn = Stubborn()
+    try:
+        hooked = make_filter("stubborn", stubborn, ConnectTcp)
+        async with open_world(hooked, **settings) as world:
+            yield stubborn, world
+    finally:
+        stubborn.let_go.set()
+        await turns()
+
+
+async def test_a_handler_that_will_not_end_denies_and_is_left_to_itself(logged):
+    async with stubborn_world(limits=Limits(filter_timeout=0.05)) as (stubborn, world):
+        assert await comes_and_is_cut_off(world)
+        await world.ended()
+        await eventually(lambda: stubborn.cancelled == 1)
+        (line,) = [line for line in logged if line["event"] == "filter failed"]
+        assert line["filter"] == "stubborn"
+        assert "filter_timeout" in line["error"]
+
+
+async def test_a_session_can_end_although_a_handler_will_not():
+    async with stubborn_world() as (_, world):
+        client = await world.connect()
+        await eventually(lambda: world.sessions)
+        (session,) = world.sessions
+        await turns()
+        session.end("enough", at_once=True)
+        assert await client.is_cut_off()
+        await world.ended()
+
+
+async def test_a_handler_that_hangs_holds_up_no_other_session(logged):
+    async def hang(event):
+        if event.connection.client_address == victim:
+            await asyncio.Event().wait()
+
+    victim = None
+    hooked = make_filter("hang", hang, ConnectTcp)
+    async with open_world(hooked, limits=Limits(filter_timeout=0.3)) as world:
+        with closing(socket.socket()) as sock:
+            sock.bind((HOST, 0))
+            victim = Endpoint.from_sockaddr(sock.getsockname())
+            sock.settimeout(0)
+            await asyncio.get_running_loop().sock_connect(sock, world.address.sockaddr)
+            await eventually(lambda: world.sessions)
+            for _ in range(5):
+                primary = await world.primary()
+                await primary.client.send(b"x")
+                assert await primary.server.read(1) == b"x"
+            await eventually(lambda: len(world.sessions) == 5)
+        (line,) = [line for line in logged if line["event"] == "filter failed"]
+        assert line["filter"] == "hang"
 
 
 async def test_a_handler_may_be_any_awaitable():

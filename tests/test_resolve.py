@@ -1,6 +1,7 @@
 """Names to addresses: bounded, without blocking, and every failure is an answer."""
 
 import asyncio
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -76,3 +77,20 @@ async def test_only_so_many_names_are_asked_for_at_a_time(monkeypatch):
     await asyncio.gather(*waiting[1:])
     assert names.most_at_once == 2
     assert len(names.asked) == 6
+
+
+async def test_the_name_of_an_address(monkeypatch):
+    async def getnameinfo(sockaddr, flags):
+        asked.append((sockaddr[:2], flags))
+        if sockaddr[0] == "192.0.2.1":
+            raise socket.gaierror(socket.EAI_NONAME, "no name")
+        return "server.test", "0"
+
+    asked = []
+    fake = SimpleNamespace(getnameinfo=getnameinfo)
+    resolver = Resolver(1)
+    monkeypatch.setattr("fwproxy.resolve.asyncio.get_running_loop", lambda: fake)
+    assert await resolver.name_of(Endpoint("198.51.100.1")) == "server.test"
+    with pytest.raises(NoServerReplyError, match="has no name"):
+        await resolver.name_of(Endpoint("192.0.2.1"))
+    assert asked[0] == (("198.51.100.1", 0), socket.NI_NAMEREQD)  # no digits in a name's place

@@ -21,8 +21,10 @@ class Relay(Protocol):
         server_bytes: bytes received from the server.
     """
 
-    kind: str
     last_active: float
+
+    @property
+    def kind(self) -> str: ...  # noqa: D102
 
     @property
     def client_bytes(self) -> int: ...  # noqa: D102

@@ -12,256 +12,24 @@ bounded by one read per stage and `max_buffer` per socket.
 
 from __future__ import annotations
 
-import asyncio
-import enum
-import inspect
-import os
 import select
 import socket
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fwproxy.clock import Deadline, Deadlines
 from fwproxy.datapath.base import Done, close_socket
 from fwproxy.datapath.poll import NOT_YET_DRAINED, READABLE, SCRATCH_SIZE, WRITABLE, Poller
-from fwproxy.errors import BufferFullError
-from fwproxy.filter import FAULTS, DataFilter, Handled
+from fwproxy.datapath.stream_end import End
+from fwproxy.datapath.stream_stage import Link, Stage
+from fwproxy.datapath.way import Way
+from fwproxy.filter import FAULTS, DataFilter
 
 if TYPE_CHECKING:
     from fwproxy.connection import Connection
 
 READS_PER_TURN = 16
 """Reads of one direction before others have their turn."""
-
-
-class _Way(enum.IntEnum):
-    """The two directions."""
-
-    UP = 0
-    """From the client to the server."""
-    DOWN = 1
-
-
-class _End:
-    """One socket, or the place where one will be: reads for one direction, writes for the other."""
-
-    __slots__ = ("_closing", "_relay", "_shut", "_waiting", "count", "ended", "reads_on", "size",
-                 "sock", "way")  # fmt: skip
-
-    def __init__(self, relay: FilterRelay, way: _Way, sock: socket.socket | None) -> None:
-        self._relay = relay
-        self.way = way
-        self.sock = sock
-        self.count = 0
-        self.ended = False
-        self.reads_on = False
-        self.size = 0
-        self._waiting: deque[bytes] = deque()
-        self._closing = False
-        self._shut = False
-
-    @property
-    def pending(self) -> int:
-        return self.size
-
-    @property
-    def finished(self) -> bool:
-        """Whether everything was sent and the end of the stream after it."""
-        return self._shut
-
-    @property
-    def drained(self) -> bool:
-        """Whether the peer has ended its stream too, or there is no peer."""
-        return self.ended or self.sock is None
-
-    def send(self, data: bytes, *, urgent: bool = False) -> None:
-        if self._closing or not data:
-            return
-        if self.sock is not None and not self._waiting:
-            data = self._send_now(data, socket.MSG_OOB if urgent else 0)
-            if not data:
-                return
-        if self.size + len(data) > self._relay.max_buffer:
-            raise BufferFullError(f"more than {self._relay.max_buffer} bytes wait (max_buffer)")
-        self._waiting.append(data)
-        self.size += len(data)
-
-    def half_close(self) -> None:
-        if self._closing:
-            return
-        self._closing = True
-        if self.sock is None:
-            self._shut = True  # nobody is there, and nobody comes any more
-            self._relay.sink(_Way.DOWN).half_close()
-        self.flush()
-
-    def abort(self) -> None:
-        self._relay.fail("aborted by a filter")
-
-    def ask_for_error(self) -> None:
-        """Notice a reset by one who has said his end: nothing is read there that would tell."""
-        assert self.sock is not None  # noqa: S101 - an edge of it has come
-        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            self._relay.broken(OSError(code, os.strerror(code)))
-
-    def flush(self) -> None:
-        """Send what waits, then the end of the stream if it is due."""
-        if self.sock is None or self._shut:
-            self._relay.direction_finished()
-            return
-        while self._waiting:
-            data = self._waiting.popleft()
-            rest = self._send_now(data)
-            self.size -= len(data) - len(rest)
-            if rest:
-                self._waiting.appendleft(rest)
-                return
-        if self._closing:
-            self._shut = True
-            try:
-                self.sock.shutdown(socket.SHUT_WR)
-            except OSError as error:
-                self._relay.fail(f"broken: {error.strerror}")
-            self._relay.direction_finished()
-
-    def _send_now(self, data: bytes, flags: int = 0) -> bytes:
-        assert self.sock is not None  # noqa: S101 - both callers have looked
-        try:
-            return data[self.sock.send(data, flags) :]
-        except BlockingIOError:
-            return data
-        except OSError as error:
-            self._relay.fail(f"broken: {error.strerror}")
-            return b""
-
-    def read(self) -> bytes | None:
-        """Return bytes, an empty string at the end of the stream, or None when there are none."""
-        if self.sock is None or self.ended:
-            return None
-        scratch = self._relay.poller.scratch
-        try:
-            size = self.sock.recv_into(scratch, self._relay.read_size)
-        except BlockingIOError:
-            self.reads_on = False
-            return None
-        except OSError as error:
-            self._relay.broken(error)
-            return None
-        self.ended = not size
-        self.count += size
-        return bytes(scratch[:size])
-
-
-class _Link:
-    """What a filter sends to: the next stage of the chain in one direction."""
-
-    __slots__ = ("_closing", "_relay", "_stage", "_way")
-
-    def __init__(self, relay: FilterRelay, stage: _Stage, way: _Way) -> None:
-        self._relay = relay
-        self._stage = stage
-        self._way = way
-        self._closing = False
-
-    @property
-    def pending(self) -> int:
-        return self._stage.waiting_size(self._way) + self._relay.sink(self._way).pending
-
-    def send(self, data: bytes, *, urgent: bool = False) -> None:  # noqa: ARG002 - no socket
-        if data and not self._closing:
-            self._stage.deliver(self._way, data)
-
-    def half_close(self) -> None:
-        if not self._closing:
-            self._closing = True
-            self._stage.deliver(self._way, b"")
-
-    def abort(self) -> None:
-        self._relay.fail("aborted by a filter")
-
-
-class _Stage:
-    """One filter of the chain.
-
-    A direction queues up here while a coroutine of the filter runs for it, and until all filters
-    have their sockets, because one of them may speak as soon as it has its own.
-    """
-
-    __slots__ = ("_handlers", "_held", "_queues", "_relay", "_tasks", "filter")
-
-    def __init__(self, relay: FilterRelay, data_filter: DataFilter) -> None:
-        self._relay = relay
-        self.filter = data_filter
-        self._queues: tuple[deque[bytes], deque[bytes]] = (deque(), deque())
-        self._held = [True, True]
-        self._tasks: list[asyncio.Future[None] | None] = [None, None]
-        self._handlers: tuple[Callable[[bytes], Handled], Callable[[bytes], Handled]] = (
-            data_filter.data_from_client,
-            data_filter.data_from_server,
-        )
-
-    def waiting_size(self, way: _Way) -> int:
-        return sum(map(len, self._queues[way]))
-
-    def deliver(self, way: _Way, data: bytes) -> None:
-        """Take bytes, or the end of the stream as an empty string."""
-        if not self._held[way]:
-            self._handle(way, data)
-            return
-        if self.waiting_size(way) + len(data) > self._relay.max_buffer:
-            raise BufferFullError(f"more than {self._relay.max_buffer} bytes wait (max_buffer)")
-        self._queues[way].append(data)
-
-    def release(self, way: _Way) -> None:
-        """Handle what has queued up, until a coroutine is to be waited for."""
-        self._held[way] = False
-        queue = self._queues[way]
-        while queue and not self._held[way] and not self._relay.ended:
-            self._handle(way, queue.popleft())
-
-    def _handle(self, way: _Way, data: bytes) -> None:
-        if self._relay.ended:
-            return
-        try:
-            if data:
-                handled = self._handlers[way](data)
-            elif way is _Way.UP:
-                handled = self.filter.end_from_client()
-            else:
-                handled = self.filter.end_from_server()
-        except FAULTS as error:  # it ends its own
-            self._relay.fail_filter(self.filter, error)
-            return
-        if handled is not None and inspect.isawaitable(handled):
-            task = asyncio.ensure_future(handled)
-            self._tasks[way] = task
-            self._held[way] = True
-            self._relay.busy[way] += 1
-            limit = self._relay.deadlines.after(self._relay.filter_timeout, self._timed_out)
-            task.add_done_callback(lambda done: self._handled(way, done, limit))
-
-    def _timed_out(self) -> None:
-        self._relay.fail_filter(self.filter, TimeoutError("a handler took too long"))
-
-    def _handled(self, way: _Way, task: asyncio.Future[None], limit: Deadline) -> None:
-        limit.cancel()
-        self._tasks[way] = None
-        self._relay.busy[way] -= 1
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is not None:
-            self._relay.fail_filter(self.filter, error)
-            return
-        self.release(way)
-        self._relay.resume(way)
-
-    def close(self) -> None:
-        for task in self._tasks:
-            if task is not None:
-                task.cancel()
-        for queue in self._queues:
-            queue.clear()
 
 
 class FilterRelay:
@@ -273,7 +41,8 @@ class FilterRelay:
         filters: the chain with each one's context, from the client to the server.
         connection: the connection, for the filters.
         client: the socket towards the client.
-        server: the one towards the server; None if it comes later, or never (`attach_server`).
+        server: the one towards the server; None if it comes later (`attach_server`), or never.
+        emulated: the last filter plays the server, and nothing is behind it.
         max_buffer: bytes that may wait per socket and per stage.
         filter_timeout: seconds that one handler may take.
         linger: seconds that a peer may go on sending when both sides are told the end.
@@ -291,6 +60,7 @@ class FilterRelay:
         client: socket.socket,
         server: socket.socket | None,
         *,
+        emulated: bool = False,
         max_buffer: int,
         filter_timeout: float,
         linger: float,
@@ -307,10 +77,11 @@ class FilterRelay:
         # A read must find room above the mark up to which there is reading.
         self.read_size = min(SCRATCH_SIZE, max_buffer // 2)
         self._low_water = max_buffer // 4
-        self._client = _End(self, _Way.UP, client)
-        self._server = _End(self, _Way.DOWN, server)
+        self._client = End(self, Way.UP, client)
+        self._server = End(self, Way.DOWN, server)
+        self._server.is_void = emulated
         self._client_fd = client.fileno()
-        self._stages = [_Stage(self, data_filter) for data_filter, _ in filters]
+        self._stages = [Stage(self, data_filter) for data_filter, _ in filters]
         self._pumping = [False, False]
         self._sources = ((self._client, self._stages[0]), (self._server, self._stages[-1]))
         self.busy = [0, 0]
@@ -321,20 +92,24 @@ class FilterRelay:
     def _connect_stages(self) -> None:
         last = len(self._stages) - 1
         for number, stage in enumerate(self._stages):
-            internal = _Link(self, self._stages[number - 1], _Way.DOWN) if number else self._client
+            internal = Link(self, self._stages[number - 1], Way.DOWN) if number else self._client
             external = (
-                _Link(self, self._stages[number + 1], _Way.UP) if number < last else self._server
+                Link(self, self._stages[number + 1], Way.UP) if number < last else self._server
             )
-            context = self._contexts[number]
-            try:
-                stage.filter.set_sockets(internal, external, self._connection, context)
-            except FAULTS as error:  # it ends its own
-                self.fail_filter(stage.filter, error)
+            self._connect(stage, internal, external, self._contexts[number])
             if self.ended:
                 return
         for stage in self._stages:
-            stage.release(_Way.UP)
-            stage.release(_Way.DOWN)
+            stage.release(Way.UP)
+            stage.release(Way.DOWN)
+
+    def _connect(
+        self, stage: Stage, internal: End | Link, external: End | Link, context: object
+    ) -> None:
+        try:
+            stage.filter.set_sockets(internal, external, self._connection, context)
+        except FAULTS as error:  # it ends its own
+            self.fail_filter(stage.filter, error)
 
     @property
     def client_bytes(self) -> int:
@@ -346,9 +121,9 @@ class FilterRelay:
         """Bytes received from the server."""
         return self._server.count
 
-    def sink(self, way: _Way) -> _End:
+    def sink(self, way: Way) -> End:
         """Return the end that a direction leaves by."""
-        return self._server if way is _Way.UP else self._client
+        return self._server if way is Way.UP else self._client
 
     def start(self) -> None:
         """Give the filters their sides, take over the descriptors and read what is there."""
@@ -356,7 +131,7 @@ class FilterRelay:
         self._watch(self._client)
         self._watch(self._server)
 
-    def _watch(self, end: _End) -> None:
+    def _watch(self, end: End) -> None:
         if self.ended or end.sock is None:
             return
         if self.poller.watch(end.sock.fileno(), self):
@@ -368,7 +143,22 @@ class FilterRelay:
         self._server.sock = sock
         self._server.flush()
         self._watch(self._server)
-        self.resume(_Way.UP)  # that much may have been waiting that nothing was read any more
+        self.resume(Way.UP)  # that much may have been waiting that nothing was read any more
+
+    def attach_player(self, data_filter: DataFilter, context: object) -> None:
+        """Let a filter play the server that was to come after the start."""
+        stage, place = Stage(self, data_filter), self._server
+        before = self._stages[-1]
+        self._stages.append(stage)
+        self._server = End(self, Way.DOWN, None)
+        self._server.is_void = True
+        self._sources = (self._sources[0], (self._server, stage))
+        self._connect(stage, Link(self, before, Way.DOWN), self._server, context)
+        if not self.ended:
+            stage.release(Way.UP)
+            stage.release(Way.DOWN)
+            place.play(Link(self, stage, Way.UP))
+            self.resume(Way.UP)  # as above
 
     def on_ready(self, fd: int, events: int) -> None:
         """Flush the socket and pump what it may have woken."""
@@ -378,7 +168,7 @@ class FilterRelay:
             end.ask_for_error()
         if end.size and events & WRITABLE:
             end.flush()
-            self.resume(_Way.DOWN if end is self._client else _Way.UP)
+            self.resume(Way.DOWN if end is self._client else Way.UP)
         if events & READABLE:
             if events & NOT_YET_DRAINED:
                 end.reads_on = True
@@ -389,7 +179,7 @@ class FilterRelay:
         self.poller.report(error)
         self.fail("internal error")
 
-    def resume(self, way: _Way) -> None:
+    def resume(self, way: Way) -> None:
         """Read and deliver until the direction is congested or has nothing to read."""
         if self._pumping[way]:
             return
@@ -412,7 +202,7 @@ class FilterRelay:
         finally:
             self._pumping[way] = False
 
-    def _congested(self, way: _Way) -> bool:
+    def _congested(self, way: Way) -> bool:
         return self.busy[way] > 0 or self.sink(way).size > self._low_water
 
     def direction_finished(self) -> None:

@@ -7,6 +7,7 @@ from rig import HOST, OTHER_HOST, PROBE_DATA, THIRD_HOST, Hearing, Peer, eventua
 from fwproxy import BindAnswer, Endpoint, IpFilter, Transport
 from fwproxy.client_binds import ClientBind, hold_port
 from fwproxy.config import Limits
+from fwproxy.datagrams import Welcome, datagram_limits
 from fwproxy.datapath.datagram import DatagramRelay
 from fwproxy.errors import (
     AddressInUseError,
@@ -14,6 +15,7 @@ from fwproxy.errors import (
     QuotaError,
     TerminatingError,
 )
+from fwproxy.filter import Ends
 from fwproxy.policy import Rule
 from fwproxy.secondary import carry_datagrams, connected_udp
 
@@ -41,13 +43,16 @@ def hold_udp(world, primary, host=HOST):
         connection = call.connection(client.address)
         relay = DatagramRelay(
             world.engine.poller,
+            world.engine.deadlines,
+            connection,
             sock,
             open_far=lambda _: connected_udp(client.address, None),
+            ends_of=lambda server: Ends(client.address, server),
             allowed=lambda host: True,
+            welcome=Welcome(connection),
             replies=True,
-            max_peers=1,
             from_client=False,
-            on_first=lambda server: connection.first_datagram(server, None),
+            limits=datagram_limits(world.engine.limits, max_peers=1),
             on_done=connection.relay_done,
         )
         carry_datagrams(call, connection, relay, address, client.address, call.ip_filter)

@@ -7,11 +7,11 @@ import pytest
 from calls import F, bind, bind_udp, carries, is_refused, own, proxy_address, redirect
 from rig import HOST, Hearing, eventually, make_filter, open_world, turns
 
-from fwproxy import DataFilter, Endpoint, IpFilter, Transport, Verdict
+from fwproxy import DataFilter, Endpoint, Hooks, IpFilter, Transport, Verdict, events
 from fwproxy.connection import ConnectionState
 from fwproxy.errors import (
     BadContextError,
-    NotSupportedError,
+    InvalidArgumentError,
     PolicyRulesDeniedError,
     TerminatingError,
 )
@@ -22,8 +22,18 @@ from fwproxy.events import (
     ConnectionTerminating,
     ConnectTcp,
     EstablishedConnection,
+    Event,
     Listen,
 )
+
+ALL = tuple(
+    kind
+    for kind in vars(events).values()
+    if isinstance(kind, type)
+    and issubclass(kind, Event)
+    and kind not in {Event, EstablishedConnection}
+)
+"""Every event that can be registered for."""
 
 BOTH = pytest.mark.parametrize("transport", list(Transport))
 
@@ -138,35 +148,6 @@ async def test_s27_listen_is_no_place_to_deny():
 
 
 @BOTH
-async def test_s27_what_is_not_supported_is_denied_and_not_passed_on(transport):
-    """Emulated binds, and data filters for datagrams: bytes must not pass unseen."""
-    kind = BindTcp if transport is Transport.TCP else BindUdp
-    witness = Witness({kind: Verdict.EMULATE})
-    async with open_world(witness.filter(kind)) as world:
-        primary = await world.primary()
-        with pytest.raises(NotSupportedError):
-            await bind(primary, transport=transport)
-        witness.answers[kind] = lambda event: event.connection.attach_data_filter(DataFilter())
-        with pytest.raises(PolicyRulesDeniedError):
-            await bind(primary, transport=transport)
-        assert world.engine.ports.in_use == 0
-
-
-async def test_s27_a_data_filter_for_datagrams_is_refused_as_not_supported():
-    refusals = []
-
-    def attach(event):
-        with pytest.raises(NotSupportedError) as caught:
-            event.connection.attach_data_filter(DataFilter())
-        refusals.append(caught.value)
-
-    witness = Witness({BindUdp: attach})
-    async with open_world(witness.filter(BindUdp)) as world:
-        assert await bind_udp(await world.primary())
-        assert len(refusals) == 1
-
-
-@BOTH
 async def test_a_filter_may_kill_what_is_being_bound(transport):
     kind = BindTcp if transport is Transport.TCP else BindUdp
     witness = Witness({kind: lambda event: event.connection.kill()})
@@ -233,11 +214,26 @@ async def established(world, primary, way, **settings):
 @pytest.mark.parametrize("way", ["bind", "redirect"])
 async def test_s28_without_a_session_filter_nobody_hears_of_the_establishment(way):
     witness = Witness()
-    hooked = witness.filter(EstablishedConnection, associated=[EstablishedConnection])
-    async with open_world(hooked) as world:
+    async with open_world(witness.filter(*ALL, associated=ALL)) as world:
         primary = await world.primary()
         await established(world, primary, way, context=object())
         assert EstablishedConnection not in witness.kinds()
+
+
+def test_the_establishment_cannot_be_registered_for():
+    for hooks in ({"events": [EstablishedConnection]}, {"associated": [EstablishedConnection]}):
+        with pytest.raises(InvalidArgumentError, match="cannot be registered for"):
+            Hooks(**{name: frozenset(kinds) for name, kinds in hooks.items()})
+    with pytest.raises(InvalidArgumentError, match="is no event"):
+        Hooks.on(int)
+
+
+async def test_a_filter_that_registers_for_it_hears_nothing_and_that_is_said(logged):
+    witness = Witness()
+    async with open_world(witness.filter(ConnectTcp, EstablishedConnection)) as world:
+        await world.primary()
+        assert not witness.heard
+        assert "filter failed to start" in [line["event"] for line in logged]
 
 
 @pytest.mark.parametrize("way", ["bind", "redirect"])
@@ -253,8 +249,7 @@ async def test_s28_without_a_context_it_is_heard_all_the_same(way):
 @pytest.mark.parametrize("way", ["bind", "redirect"])
 async def test_s29_it_goes_to_that_filter_only_with_the_identical_context(way):
     witness = Witness()
-    hooked = witness.filter(EstablishedConnection, associated=[EstablishedConnection])
-    async with open_world(hooked) as world:
+    async with open_world(witness.filter(*ALL, associated=ALL)) as world:
         primary = await world.primary()
         hearing, context = Hearing(primary.session), {"equal": "but not identical"}
         ends = await established(world, primary, way, session_filter=hearing, context=context)

@@ -7,10 +7,14 @@ import socket
 import attrs
 import pytest
 from rig import HOST, OTHER_HOST, Datagrams, closing, eventually, turns
-from wires import running_poller
+from wires import running_deadlines, running_poller
 
 from fwproxy.address import Endpoint
 from fwproxy.datapath.datagram import DATAGRAMS_PER_TURN, DatagramRelay
+from fwproxy.datapath.flow import DatagramLimits
+from fwproxy.errors import AddressNotAllowedError
+from fwproxy.filter import DataFilter, Ends
+from fwproxy.flags import Verdict
 
 
 @attrs.define
@@ -22,7 +26,7 @@ class Field:
     peer: Datagrams
     other: Datagrams
     stranger: Datagrams
-    firsts: list
+    asked: list
     ends: list
 
     @property
@@ -43,37 +47,58 @@ def connected_to(address: Endpoint) -> socket.socket:
     return far
 
 
+LIMITS = DatagramLimits(
+    max_peers=1,
+    peer_timeout=60,
+    reply_timeout=None,
+    max_waiting=4,
+    max_buffer=1 << 16,
+    filter_timeout=30,
+)
+
+
 @contextlib.asynccontextmanager
-async def field(*, replies=True, max_peers=1, from_client=True, welcome=True, open_far=None):
-    async with running_poller() as poller:
+async def field(
+    *, replies=True, from_client=True, welcome=True, open_far=None, later=None, **limits
+):
+    async with running_poller() as poller, running_deadlines() as deadlines:
         sock = socket.socket(type=socket.SOCK_DGRAM)
         sock.settimeout(0)
         sock.bind((HOST, 0))
         target, peer, other, stranger = (Datagrams(host) for host in (HOST, HOST, HOST, OTHER_HOST))
-        firsts, ends = [], []
+        asked, ends = [], []
         goal = target.address
 
-        def connected(_):
+        def connected(ends):
             return connected_to(goal)
 
-        def on_first(host):
-            firsts.append(host)
-            return welcome
+        def ends_of(host):
+            return Ends(host, goal) if from_client else Ends(goal, host)
+
+        def welcomes(these, answer):
+            asked.append(these.client if from_client else these.server)
+            if later is None:
+                answer(Verdict.ALLOW if welcome else Verdict.DENY)
+            else:
+                later.append(answer)
 
         relay = DatagramRelay(
             poller,
+            deadlines,
+            "the connection",
             sock,
             open_far=open_far or connected,
+            ends_of=ends_of,
             allowed=lambda host: host == HOST,
+            welcome=welcomes,
             replies=replies,
-            max_peers=max_peers,
             from_client=from_client,
-            on_first=on_first,
+            limits=attrs.evolve(LIMITS, **limits),
             on_done=lambda *end: ends.append(end),
         )
         with closing(target, peer, other, stranger, relay):
             relay.start()
-            yield Field(relay, target, peer, other, stranger, firsts, ends)
+            yield Field(relay, target, peer, other, stranger, asked, ends)
         assert sock.fileno() == -1
 
 
@@ -83,7 +108,7 @@ async def test_datagrams_go_to_the_target_whole_and_in_order():
         for data in sent:
             made.send(data)
             assert (await made.target.receive())[0] == data
-        assert made.firsts == [made.peer.address]
+        assert made.asked == [made.peer.address]
         assert made.relay.client_bytes == sum(map(len, sent))
         assert made.relay.server_bytes == 0
 
@@ -124,7 +149,7 @@ async def test_a_single_source_is_the_first_one():
         await made.dropped(1)
         made.send(b"third")
         assert (await made.target.receive())[0] == b"third"
-        assert made.firsts == [made.peer.address]
+        assert made.asked == [made.peer.address]
 
 
 async def test_many_sources_are_kept_apart_up_to_a_bound():
@@ -136,7 +161,7 @@ async def test_many_sources_are_kept_apart_up_to_a_bound():
             assert found == data
             senders[sender] = peer
         assert len(senders) == 2
-        assert made.firsts == [made.peer.address]
+        assert made.asked == [made.peer.address, made.other.address]
         third = Datagrams()
         with closing(third):
             made.send(b"three", third)
@@ -150,7 +175,7 @@ async def test_another_host_is_not_heard_and_takes_no_place():
     async with field() as made:
         made.send(b"race", made.stranger)
         await made.dropped(1)
-        assert not made.firsts
+        assert not made.asked
         made.send(b"mine")
         assert (await made.target.receive())[0] == b"mine"
 
@@ -168,21 +193,21 @@ async def test_only_the_target_may_reply():
 async def test_a_refused_first_source_leaves_nothing_open():
     opened = []
 
-    def open_far(_):
+    def open_far(ends):
         opened.append(socket.socket(type=socket.SOCK_DGRAM))
         return opened[-1]
 
     async with field(welcome=False, open_far=open_far) as made:
         made.send(b"x")
         await made.dropped(1)
-        assert made.firsts == [made.peer.address]
+        assert made.asked == [made.peer.address]
         assert all(sock.fileno() == -1 for sock in opened)
 
 
-async def test_a_target_that_cannot_be_reached_drops_and_a_first_source_is_told_once():
+async def test_a_target_that_cannot_be_reached_drops_and_a_source_is_told_of_once():
     attempts = []
 
-    def open_far(_):
+    def open_far(ends):
         attempts.append(1)
         if len(attempts) < 3:
             raise OSError("no descriptor")
@@ -195,7 +220,7 @@ async def test_a_target_that_cannot_be_reached_drops_and_a_first_source_is_told_
         await made.dropped(2)
         made.send(b"three")
         assert (await made.target.receive())[0] == b"three"
-        assert made.firsts == [made.peer.address]
+        assert made.asked == [made.peer.address]
 
 
 async def test_a_target_that_is_not_there_yet_costs_datagrams_only():
@@ -267,7 +292,7 @@ async def test_a_fault_of_our_own_ends_it_and_is_reported():
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: faults.append(context["exception"]))
 
-    def fault(_):
+    def fault(ends):
         raise ValueError("a fault")
 
     async with field(open_far=fault) as made:
@@ -275,3 +300,136 @@ async def test_a_fault_of_our_own_ends_it_and_is_reported():
         await eventually(lambda: made.ends)
         assert made.ends[0][:2] == ("internal error", True)
     assert [str(fault) for fault in faults] == ["a fault"]
+
+
+@contextlib.asynccontextmanager
+async def shared(*, filters=(), max_peers=4, deny=()):
+    """A relay whose peers share a socket that is not its own, each with several targets."""
+    async with running_poller() as poller, running_deadlines() as deadlines:
+        said, made = [], []
+        relay = DatagramRelay(
+            poller,
+            deadlines,
+            "the connection",
+            None,
+            reply=lambda data, peer: said.append((bytes(data), peer)),
+            open_far=lambda ends: connected_to(ends.server),
+            ends_of=made.append,
+            allowed=lambda host: False,
+            admit=lambda ends, answer: answer(
+                Verdict.DENY if ends.server in deny else Verdict.PASS
+            ),
+            welcome=lambda ends, answer: answer(Verdict.ALLOW),
+            replies=True,
+            from_client=True,
+            limits=attrs.evolve(LIMITS, max_peers=max_peers),
+            on_done=lambda *end: pytest.fail(str(end)),
+        )
+        if filters:
+            relay.set_filters([(each, None) for each in filters])
+        with closing(relay):
+            relay.start()
+            yield relay, said
+        assert not made
+
+
+CLIENT = Endpoint("10.0.0.8", 5000)
+
+
+@pytest.mark.parametrize("filters", [[], [DataFilter, DataFilter]])
+async def test_one_client_may_have_several_targets_at_a_socket_of_somebody_elses(filters):
+    targets = [Datagrams() for _ in range(2)]
+    with closing(*targets):
+        async with shared(filters=[kind() for kind in filters]) as (relay, said):
+            for number, target in enumerate(targets):
+                ends = Ends(CLIENT, target.address)
+                for data in (b"one", b"two"):
+                    relay.take((CLIENT, target.address), memoryview(data), ends)
+                    found, sender = await target.receive()
+                    assert found == data
+                target.send(b"answer %d" % number, sender)
+            await eventually(lambda: len(said) == 2)
+            assert set(said) == {
+                (b"answer %d" % number, (CLIENT, target.address))
+                for number, target in enumerate(targets)
+            }
+            assert relay.peers == 2
+            assert relay.external_name.host == HOST
+            assert relay.internal_name is None
+
+
+async def test_what_is_taken_is_held_to_the_same_bounds():
+    targets = [Datagrams() for _ in range(3)]
+    with closing(*targets):
+        denied = targets[0].address
+        async with shared(max_peers=1, deny={denied}) as (relay, _):
+            relay.take("denied", b"x", Ends(CLIENT, denied))
+            assert (relay.peers, relay.dropped) == (0, 1)
+            relay.take("first", b"x", Ends(CLIENT, targets[1].address))
+            relay.take("second", b"x", Ends(CLIENT, targets[2].address))
+            relay.take("other key", b"x", Ends(CLIENT, targets[1].address))
+            assert (relay.peers, relay.dropped) == (1, 3)
+            relay.max_datagram = 2
+            relay.take("first", b"xyz", Ends(CLIENT, targets[1].address))
+            assert relay.dropped == 4
+
+
+async def test_a_filter_may_send_along_any_of_the_ways_and_no_other():
+    caught = []
+
+    class Copies(DataFilter):
+        def datagram_from_client(self, data, ends):
+            for target in targets:
+                self.to_server.send_to(data, ends.with_server(target.address))
+            with pytest.raises(AddressNotAllowedError) as error:
+                self.to_server.send_to(data, ends.with_server(CLIENT))
+            caught.append(error.value)
+
+    with closing(*(targets := [Datagrams() for _ in range(2)])):
+        copies = Copies()
+        async with shared() as (relay, _):
+            both = [Ends(CLIENT, target.address) for target in targets]
+            for number, ends in enumerate(both):
+                relay.take(number, b"open", ends)
+                await targets[number].receive()
+            relay.set_filters([(copies, None)])
+            relay.take(0, b"copy me", both[0])
+            for target in targets:
+                assert (await target.receive())[0] == b"copy me"
+            assert len(caught) == 1
+
+
+async def test_those_who_wait_for_an_answer_are_bounded_and_kept_in_order():
+    answers = []
+    async with field(later=answers, max_waiting=2) as made:
+        for number in range(5):
+            made.send(b"%d" % number)
+        await made.dropped(3)
+        assert len(answers) == 1
+        answers[0](Verdict.ALLOW)
+        assert [(await made.target.receive())[0] for _ in range(2)] == [b"0", b"1"]
+        made.send(b"after")
+        assert (await made.target.receive())[0] == b"after"
+
+
+async def test_an_answer_that_comes_after_the_end_changes_nothing():
+    answers = []
+    async with field(later=answers) as made:
+        made.send(b"x")
+        await eventually(lambda: answers)
+        made.relay.close()
+        answers[0](Verdict.ALLOW)
+        assert made.relay.peers == 0
+        assert made.relay.dropped == 1
+
+
+async def test_larger_datagrams_are_dropped_in_both_directions():
+    async with field() as made:
+        made.send(b"xyz")
+        _, sender = await made.target.receive()
+        made.relay.max_datagram = 2
+        made.send(b"xyz")
+        made.target.send(b"xyz", sender)
+        await made.dropped(2)
+        made.send(b"xy")
+        assert (await made.target.receive())[0] == b"xy"
