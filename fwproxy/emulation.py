@@ -10,6 +10,7 @@ from fwproxy.datapath.datagram import DatagramRelay
 from fwproxy.errors import AddressNotAllowedError, QuotaError
 from fwproxy.events import AcceptedConnection
 from fwproxy.filter import Ends
+from fwproxy.flag_rules import check_flags
 from fwproxy.flags import ConnectionFlags, SecondaryFlags, Verdict
 from fwproxy.secondary import (
     USED,
@@ -111,6 +112,7 @@ async def emulate_client_bind(call: SecondaryCall, client: Endpoint, proxy: Endp
     """Do what `Session.emulate_client_bind` says."""
     session = call.session
     session.check_room(1, 1)
+    check_flags("emulate_client_bind", call.flags, call.protocol.transport)
     session.check_client_addresses([client], call.flags)
     call.check_policy(client.host)
     connection = call.connection(client, ConnectionFlags.NONE)

@@ -43,6 +43,11 @@ REFUSED: Mapping[str, Mapping[SecondaryFlags, str]] = {
         _F.BIDIRECTIONAL: "it carries no datagrams",
         _F.PROXY_MODE: _FOR_INBOUND,
     },
+    "emulate_client_bind": {
+        _F.ADDRESS_BASED: _OWNED,
+        _F.PROXY_MODE: "the filter plays whoever comes",
+        _F.INCREASE_RECEIVE_BUFFER: "nothing is bound",
+    },
     "allow_future_connect": {
         _F.BIDIRECTIONAL: _REPLIES_FLOW,
         _F.PROXY_MODE: _FOR_INBOUND,

@@ -265,7 +265,8 @@ class SessionCalls:
             proxy: what the others are told as its address.
             protocol: what the connections are.
             transport: TCP or UDP.
-            flags: see `SecondaryFlags`.
+            flags: see `SecondaryFlags`; not ADDRESS_BASED, PROXY_MODE or
+                INCREASE_RECEIVE_BUFFER.
             session_filter: is not asked itself, and hears EstablishedConnection.
             context: any object.
             ip_filter: who may come; None is everybody.

@@ -25,6 +25,7 @@ TAKEN = {
         | F.INCREASE_RECEIVE_BUFFER
         | F.IGNORE_RESTRICTED_PORTS
     ),
+    "emulate_client_bind": ~(F.ADDRESS_BASED | F.PROXY_MODE | F.INCREASE_RECEIVE_BUFFER),
     "allow_future_connect": ~(F.BIDIRECTIONAL | F.PROXY_MODE),
     "retroactive_allow_bind": (
         F.ALLOW_MULTIPLE
@@ -46,6 +47,11 @@ async def call(world, primary, name, flags, transport):
         return await redirect(primary, own, flags=flags, transport=transport)
     if name == "connect_for_client":
         return await session.connect_for_client(own, own, flags=flags, protocol=PROBE_DATA)
+    if name == "emulate_client_bind":
+        there = Endpoint(HOST, 5001)
+        return await session.emulate_client_bind(
+            own, there, PROBE_DATA, flags=flags, transport=transport
+        )
     return await getattr(session, name)(own, flags=flags, transport=transport, protocol=PROBE_DATA)
 
 
