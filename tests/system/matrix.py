@@ -211,6 +211,19 @@ def exercise(
         exercise_fetching_many(client, target, workspace)
 
 
+def exercise_briefly(client: Client, target: Target, workspace: Workspace) -> int:
+    """List, fetch and, where it can, store 1 MiB; return how many data connections that takes."""
+    assert client.listing(target, "small") == sorted(SMALL_SIZES)
+    client.fetch(target, "mib.bin", workspace.local / "mib.bin")
+    workspace.compare("mib.bin", workspace.local / "mib.bin")
+    if Operation.STORE not in client.operations:
+        return 2
+    remote = f"incoming/{secrets.token_hex(8)}"
+    client.store(target, workspace.samples.root / "mib.bin", remote)
+    workspace.compare("mib.bin", workspace.samples.root / remote)
+    return 3
+
+
 def exercise_fetching(client: Client, target: Target, workspace: Workspace, largest: str) -> None:
     """Fetch files up to the largest."""
     for name in dict.fromkeys(("one.bin", "mib.bin", largest)):
