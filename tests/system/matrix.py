@@ -166,6 +166,10 @@ class Samples:
         (root / "incoming").chmod(0o777)
         return cls(root, {name: digest(root / name) for name in sizes})
 
+    def content(self, name: str) -> bytes:
+        """What is in a file."""
+        return self.root.joinpath(name).read_bytes()
+
 
 def digest(path: Path) -> str:
     """The SHA-256 of a file."""
