@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -62,6 +62,8 @@ class Listener:
     kind: str = "forward"
     port: int = 0
     data_mode: str = "client"
+    protocol: str = "ftp"
+    settings: Mapping[str, str] = attrs.field(factory=dict)  # further ones of the FTP filter
 
     def toml(self) -> str:
         """The listener in the configuration file."""
@@ -70,11 +72,13 @@ class Listener:
             f'name = "{self.name}"',
             f'kind = "{self.kind}"',
             f'bind = "{bracketed(self.host, self.port)}"',
-            'protocol = "ftp"',
+            f'protocol = "{self.protocol}"',
         ]
         if self.upstream is not None:
             lines.append(f'upstream = "{bracketed(self.upstream.host, self.upstream.port)}"')
-        lines += ["[listeners.filters.ftp]", f'data_mode = "{self.data_mode}"']
+        if self.protocol == "ftp":
+            settings = {"data_mode": self.data_mode} | dict(self.settings)
+            lines += ["[listeners.filters.ftp]", *(f'{k} = "{v}"' for k, v in settings.items())]
         return "".join(f"{line}\n" for line in lines)
 
 
