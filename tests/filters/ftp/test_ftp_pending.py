@@ -374,6 +374,19 @@ def test_a_broken_data_connection_is_no_success(reply_, heard):
         assert script.is_in_step
 
 
+@pytest.mark.parametrize("replies", [b"226 Abort ok\r\n426 Broken\r\n", b"225 Aborted\r\n"])
+def test_whoever_aborts_hears_what_the_server_says(replies):
+    """ProFTPD may answer the ABOR of an upload before the upload."""
+    with transferring() as script:
+        script.client(b"ABOR\r\n")
+        script.session.data[-1].close("reset by the server", failed=True)
+        script.server(replies)
+        assert script.heard() == replies
+        script.client(b"NOOP\r\n").server(b"200 Ok\r\n")
+        assert script.heard() == b"200 Ok\r\n"
+        assert script.is_in_step
+
+
 def test_a_data_connection_that_breaks_between_the_lines_of_its_success():
     with transferring() as script:
         script.server(b"226-So many\r\n")
