@@ -109,6 +109,7 @@ class ServerSide:
             pending.is_under_way = True
         elif pending is not None:
             control.pending.finish(pending, line.code)
+            control.release(pending.channel)
             if pending.verb == "AUTH":
                 control.auth_answered(is_accepted=line.code in _ACCEPTS_SECURITY)
         control.tell(control.pending.take_replies())

@@ -447,3 +447,29 @@ def test_a_used_data_connection_does_not_spoil_the_next_transfer():
         script.server(b"426 Broken\r\n")
         assert script.heard() == b"426 Broken\r\n"
         assert script.ask(b"RETR f", b"150 a\r\n226 b\r\n") == b"150 a\r\n226 b\r\n"
+
+
+@pytest.mark.parametrize("replies", [b"425 No\r\n", b"150 a\r\n226 b\r\n", b"150 a\r\n426 b\r\n"])
+def test_what_a_transfer_has_not_used_is_withdrawn_if_the_next_has_its_own(replies):
+    with logged_in() as script:
+        script.client(PASSIVE[0]).server(PASSIVE[1])
+        (first,) = script.session.actions
+        script.client(b"RETR f\r\n" + PASSIVE[0])
+        assert first.is_active
+        script.server(replies)
+        assert not first.is_active
+        script.server(PASSIVE[1])
+        assert script.session.actions[-1].is_active
+
+
+def test_a_client_cannot_come_any_more_when_its_server_is_gone():
+    with Script(data_mode="active") as script:
+        script.ask(b"PASV", b"200 Ok\r\n")
+        (action,), (data,) = script.session.actions, script.session.data
+        data.server_comes()
+        assert action.is_active
+        data.close("reset by the server", failed=True)
+        assert not action.is_active
+        script.heard(), script.got()
+        script.client(b"RETR f\r\n")
+        assert script.heard() == b"425 Cannot open a data connection\r\n"
