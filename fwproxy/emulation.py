@@ -89,7 +89,9 @@ def _carry_played(call: SecondaryCall, connection: Connection, remote: Endpoint)
         session.engine.deadlines,
         connection,
         None,
-        open_far=lambda _: connected_udp(client, session.internal_source(client)),
+        open_far=lambda _: connected_udp(
+            session.engine.poller, client, session.internal_source(client)
+        ),
         ends_of=lambda _: ends,
         allowed=lambda _: True,
         welcome=lambda _, answer: answer(Verdict.ALLOW),

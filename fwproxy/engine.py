@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 import structlog
@@ -18,7 +18,7 @@ from fwproxy.flags import SecondaryFlags
 from fwproxy.ledger import Ledger
 from fwproxy.log import get_logger
 from fwproxy.policy import Policy
-from fwproxy.ports import PortPool
+from fwproxy.ports import ANYWHERE, PortPool
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.resolve import Resolver
 from fwproxy.shared import SharedPorts
@@ -48,19 +48,36 @@ class Engine:
     permission_numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
 
     @classmethod
-    def start(cls, config: Config) -> Engine:
-        """Make the parts and put them on the running loop."""
+    def start(
+        cls,
+        config: Config,
+        poller: Poller | None = None,
+        choose: Callable[[int], int] = ANYWHERE,
+    ) -> Engine:
+        """Make the parts and put them on the running loop.
+
+        Args:
+            config: what they are to be like.
+            poller: where the sockets come from; None is the system.
+            choose: which port of the pool is looked at first (`PortPool`).
+        """
         loop = asyncio.get_running_loop()
+        poller = poller or Poller(loop)
         deadlines = Deadlines(loop.time)
         deadlines.start(loop)
         return cls(
             loop=loop,
             config=config,
             policy=config.policy(),
-            poller=Poller(loop),
+            poller=poller,
             deadlines=deadlines,
             pipes=PipePool(config.datapath.max_pipes, config.datapath.pipe_size),
-            ports=PortPool(config.secondary.ports, config.limits.max_reserved_ports),
+            ports=PortPool(
+                config.secondary.ports,
+                config.limits.max_reserved_ports,
+                open_socket=poller.open_socket,
+                choose=choose,
+            ),
             resolver=Resolver(config.limits.max_resolutions),
             protocols={protocol.name: protocol for protocol in config.protocols},
             limits=config.limits,

@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from fwproxy.address import Endpoint, Transport
 from fwproxy.config import Config, ListenerConfig, ListenerKind
@@ -36,8 +36,9 @@ _LISTENERS: dict[ListenerKind, type[Listener]] = {
 class Sessions:
     """The sessions that there are, by number and counted by client."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, session_class: type[Session] = Session) -> None:
         self._engine = engine
+        self._session_class = session_class
         self._sessions: dict[int, Session] = {}
         self._by_client: defaultdict[str, set[Session]] = defaultdict(set)
         self._empty: asyncio.Event | None = None
@@ -59,7 +60,7 @@ class Sessions:
 
     def open(self, listener: Listener, client: Endpoint) -> Session:
         """Start a session."""
-        session = Session(self._engine, listener, client, self._ended)
+        session = self._session_class(self._engine, listener, client, self._ended)
         self._sessions[session.id] = session
         self._by_client[client.host].add(session)
         return session
@@ -121,12 +122,15 @@ class Firewall:
         filters: further filter classes, besides those that are installed as entry points.
 
     Attributes:
+        session_class: what its sessions are made of.
         config: as given.
         listeners: by name, while it runs.
 
     Raises:
         ConfigError: a filter is missing or its settings are wrong.
     """
+
+    session_class: ClassVar[type[Session]] = Session
 
     def __init__(self, config: Config, filters: Iterable[type[Filter]] = ()) -> None:
         self.config = config
@@ -200,8 +204,8 @@ class Firewall:
         """
         if self._engine is not None:
             raise RuntimeError("the firewall runs already")
-        self._engine = Engine.start(self.config)
-        self._sessions = Sessions(self._engine)
+        self._engine = self._make_engine()
+        self._sessions = Sessions(self._engine, self.session_class)
         try:
             self._start_filters()
             for config in self.config.listeners:
@@ -212,6 +216,9 @@ class Firewall:
         except BaseException:
             await self.stop(0)
             raise
+
+    def _make_engine(self) -> Engine:
+        return Engine.start(self.config)
 
     async def stop(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - a grace period
         """Accept no more, give the sessions some time, then end them.

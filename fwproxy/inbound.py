@@ -67,7 +67,9 @@ def _is_foreign(session: Session, proxy_address: Endpoint, clients: Sequence[End
         NetworkRulesDeniedError: the client's network is not routed to the server's.
     """
     host = proxy_address.host
-    if host not in {client.host for client in clients} or is_local(host):
+    if host not in {client.host for client in clients} or is_local(
+        host, session.engine.poller.open_socket
+    ):
         return False
     server = session.server_host or host
     relation = session.engine.policy.relation(host, server)
@@ -173,7 +175,9 @@ def _bind_udp(call: SecondaryCall, connection: Connection, sock: socket.socket) 
     def open_far(ends: Ends) -> socket.socket:
         client = connection.client_address
         source = source_towards_client(session, client, ends.server, call.flags)
-        return connected_udp(client, source.address, foreign=source.is_foreign)
+        return connected_udp(
+            session.engine.poller, client, source.address, foreign=source.is_foreign
+        )
 
     def allowed(host: str) -> bool:
         if connection.client_address.is_unspecified:

@@ -166,7 +166,7 @@ def _redirect_udp(call: SecondaryCall, sock: socket.socket, target: Endpoint) ->
         session.engine.deadlines,
         connection,
         sock,
-        open_far=lambda _: connected_udp(target, call.source),
+        open_far=lambda _: connected_udp(session.engine.poller, target, call.source),
         ends_of=lambda client: Ends(client, target),
         allowed=peers.is_included,
         admit=Destinations(connection).admit,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable
 
 from fwproxy.address import Endpoint, Transport
 from fwproxy.errors import AddressError, AddressInUseError, AddressNotAvailableError
+
+OpenSocket = Callable[[int, int], socket.socket]
+"""Makes a socket of a family and a type, as the class `socket.socket` does."""
 
 _IP_TRANSPARENT = getattr(socket, "IP_TRANSPARENT", 19)
 _IPV6_TRANSPARENT = 75
@@ -21,7 +25,12 @@ def address_error(address: Endpoint, error: OSError) -> AddressError:
 
 
 def open_port(
-    address: Endpoint, transport: Transport, *, shared: bool, foreign: bool = False
+    address: Endpoint,
+    transport: Transport,
+    *,
+    shared: bool,
+    foreign: bool = False,
+    open_socket: OpenSocket = socket.socket,
 ) -> socket.socket:
     """Bind a non-blocking socket; a TCP one does not listen yet.
 
@@ -32,13 +41,15 @@ def open_port(
             only one can listen. That is right for one that is about to listen, because earlier
             connections of the port may still be in TIME_WAIT.
         foreign: whether it is the address of another host (S12).
+        open_socket: makes the socket.
 
     Raises:
         AddressInUseError: the port is taken.
         AddressNotAvailableError: the address is none of this computer's, or not ours to use.
     """
     try:
-        return _bound(address, transport, shared=shared, foreign=foreign)
+        sock = open_socket(address.family, transport.socket_type | socket.SOCK_NONBLOCK)
+        return _bound(sock, address, transport, shared=shared, foreign=foreign)
     except PermissionError as error:
         if not foreign:
             raise address_error(address, error) from error
@@ -51,9 +62,8 @@ def open_port(
 
 
 def _bound(
-    address: Endpoint, transport: Transport, *, shared: bool, foreign: bool
+    sock: socket.socket, address: Endpoint, transport: Transport, *, shared: bool, foreign: bool
 ) -> socket.socket:
-    sock = socket.socket(address.family, transport.socket_type | socket.SOCK_NONBLOCK)
     try:
         if foreign:
             make_transparent(sock)
@@ -71,11 +81,11 @@ def _bound(
     return sock
 
 
-def is_local(host: str) -> bool:
+def is_local(host: str, open_socket: OpenSocket = socket.socket) -> bool:
     """Tell whether *host* is an address of this computer."""
     address = Endpoint(host)
     try:
-        with socket.socket(address.family, socket.SOCK_DGRAM) as sock:
+        with open_socket(address.family, socket.SOCK_DGRAM) as sock:
             sock.bind(address.sockaddr)
     except OSError:
         return False

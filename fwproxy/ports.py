@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 
@@ -16,8 +16,11 @@ from fwproxy.errors import (
     PortsExhaustedError,
     QuotaError,
 )
-from fwproxy.port_sockets import address_error, open_port
+from fwproxy.port_sockets import OpenSocket, address_error, open_port
 from fwproxy.reservation import PortReservation
+
+ANYWHERE = random.SystemRandom().randrange
+"""Chooses one of so many places, unpredictably."""
 
 
 @attrs.frozen(slots=True)
@@ -42,14 +45,28 @@ class PortPool:
 
     The kernel has the last word on what is free; the pool remembers what it handed out, so that
     a full pool is known without asking 10,000 times.
+
+    Args:
+        ports: the range.
+        max_reserved: how many of them may be reserved.
+        open_socket: makes a socket.
+        choose: returns one of so many places in the range, counted from 0, to look at first.
     """
 
-    def __init__(self, ports: PortRange, max_reserved: int = 0) -> None:
+    def __init__(
+        self,
+        ports: PortRange,
+        max_reserved: int = 0,
+        *,
+        open_socket: OpenSocket = socket.socket,
+        choose: Callable[[int], int] = ANYWHERE,
+    ) -> None:
         self.ports = ports
+        self._open_socket = open_socket
+        self._choose = choose
         self._max_reserved = max_reserved
         self._taken: defaultdict[tuple[Transport, str], set[int]] = defaultdict(set)
         self._reservations: dict[tuple[Transport, int], PortReservation] = {}
-        self._random = random.SystemRandom()
 
     @property
     def in_use(self) -> int:
@@ -105,7 +122,7 @@ class PortPool:
         lowest = -(-self.ports.first // count) * count
         places = (self.ports.last + 1 - lowest) // count
         if places > 0:
-            start = self._random.randrange(places)
+            start = self._choose(places)
             for step in range(places):
                 first = lowest + (start + step) % places * count
                 yield range(first, first + count)
@@ -139,7 +156,9 @@ class PortPool:
         for wanted in self._places(count):
             if any((transport, port) in self._reservations for port in wanted):
                 continue
-            reservation = PortReservation(wanted, transport, host, self._unreserved)
+            reservation = PortReservation(
+                wanted, transport, host, self._unreserved, self._open_socket
+            )
             try:
                 reservation.take()
             except AddressInUseError:
@@ -214,7 +233,13 @@ class PortPool:
     def _open(self, address: Endpoint, how: _Port) -> socket.socket:
         backlog = how.backlog if how.transport is Transport.TCP else None
         shared = backlog is not None or how.is_reserved
-        sock = open_port(address, how.transport, shared=shared, foreign=how.foreign)
+        sock = open_port(
+            address,
+            how.transport,
+            shared=shared,
+            foreign=how.foreign,
+            open_socket=self._open_socket,
+        )
         try:
             if backlog is not None:
                 sock.listen(backlog)

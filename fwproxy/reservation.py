@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from fwproxy.address import Endpoint, Transport
 from fwproxy.errors import AddressNotAvailableError, InvalidArgumentError
-from fwproxy.port_sockets import open_port
+from fwproxy.port_sockets import OpenSocket, open_port
 
 _EVERYWHERE = ("0.0.0.0", "::")
 
@@ -33,12 +33,14 @@ class PortReservation:
         transport: Transport,
         host: str | None,
         on_release: Callable[[PortReservation], None],
+        open_socket: OpenSocket = socket.socket,
     ) -> None:
         self.ports = ports
         self.transport = transport
         self.host = host
         self.busy: set[int] = set()
         self._on_release = on_release
+        self._open_socket = open_socket
         self._sockets: list[socket.socket] = []
 
     def __repr__(self) -> str:
@@ -82,7 +84,7 @@ class PortReservation:
 
     def _hold(self, address: Endpoint) -> None:
         try:
-            sock = open_port(address, self.transport, shared=False)
+            sock = open_port(address, self.transport, shared=False, open_socket=self._open_socket)
         except AddressNotAvailableError:
             if self.host is None and address.version == 6:  # no IPv6 here
                 return

@@ -16,6 +16,7 @@ from fwproxy.datapath.accept import Acceptor
 from fwproxy.datapath.base import close_socket
 from fwproxy.datapath.choice import UNDECIDED, Choice, choose
 from fwproxy.datapath.datagram import DatagramRelay
+from fwproxy.datapath.poll import Poller
 from fwproxy.dispatch import dispatch, hearers
 from fwproxy.errors import InvalidArgumentError, PolicyRulesDeniedError, TerminatingError
 from fwproxy.events import BindTcp, BindUdp, Event, Listen, UdpDestination
@@ -117,7 +118,7 @@ class SecondaryCall:
         self, client: Endpoint, flags: ConnectionFlags = ConnectionFlags.SECONDARY
     ) -> Connection:
         """Make a connection without sockets."""
-        connection = Connection(
+        connection = self.session.connection_class(
             self.session,
             self.protocol,
             client_address=client,
@@ -360,10 +361,10 @@ def increase_receive_buffer(sock: socket.socket) -> None:
 
 
 def connected_udp(
-    target: Endpoint, source: Endpoint | None, *, foreign: bool = False
+    poller: Poller, target: Endpoint, source: Endpoint | None, *, foreign: bool = False
 ) -> socket.socket:
     """Make a UDP socket whose only peer is *target*; OSError when that cannot be."""
-    sock = socket.socket(target.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sock = poller.open_socket(target.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
         if foreign:
             make_transparent(sock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fwproxy.address import Endpoint, HostName, IpFilter, Reach, reach_of
 from fwproxy.address_check import client_address_problem
@@ -50,6 +50,7 @@ class Session(SessionCalls):
         id: its number in log and ledger.
         engine: for the engine's own use.
         protocol: the protocol of its primary connection.
+        connection_class: what its connections are made of.
         client_address: the client; the port is 0.
         authenticated_user: the user's name, or None.
         advertised_host: the address that the client knows the proxy by, where that is not the
@@ -63,6 +64,8 @@ class Session(SessionCalls):
         "protocol", "resolutions",
         "session_filters",
     )  # fmt: skip
+
+    connection_class: ClassVar[type[Connection]] = Connection
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from fwproxy.address import Destination, Endpoint, Transport, is_ip, parse_desti
 from fwproxy.clock import Deadline
 from fwproxy.connection import Connection
 from fwproxy.datapath.accept import Acceptor
+from fwproxy.engine import Engine
 from fwproxy.errors import (
     AddressInUseError,
     InvalidArgumentError,
@@ -183,7 +184,7 @@ def _listening(call: SecondaryCall, key: SharedKey) -> socket.socket:
     for port in engine.shared.rule.candidates(key, taken):
         address = Endpoint(host, port)
         try:
-            sock = _listen_on(address, listener.config.backlog)
+            sock = _listen_on(engine, address, listener.config.backlog)
         except AddressInUseError:
             if own is not None:
                 raise
@@ -194,8 +195,9 @@ def _listening(call: SecondaryCall, key: SharedKey) -> socket.socket:
     raise PortsExhaustedError(f"no port of {engine.config.shared.ports} is free (shared.ports)")
 
 
-def _listen_on(address: Endpoint, backlog: int) -> socket.socket:
-    sock = open_port(address, Transport.TCP, shared=True)
+def _listen_on(engine: Engine, address: Endpoint, backlog: int) -> socket.socket:
+    open_socket = engine.poller.open_socket
+    sock = open_port(address, Transport.TCP, shared=True, open_socket=open_socket)
     try:
         start_listening(sock, backlog)
     except BaseException:

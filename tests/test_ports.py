@@ -153,21 +153,18 @@ def test_an_address_of_another_computer_is_not_available(transport, count):
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3])
-def test_want_of_descriptors_leaves_nothing_bound(monkeypatch, fails_at):
-    pool = PortPool(free_ports(3, align=3))
+def test_want_of_descriptors_leaves_nothing_bound(fails_at):
     made = []
 
     def make(*args: int) -> socket.socket:
         if len(made) == fails_at - 1:
             raise OSError(errno.EMFILE, "Too many open files")
-        made.append(original(*args))
+        made.append(socket.socket(*args))
         return made[-1]
 
-    original = socket.socket
-    with monkeypatch.context() as patch:
-        patch.setattr("fwproxy.ports.socket.socket", make)
-        with pytest.raises(AddressNotAvailableError, match="Too many open files"):
-            pool.allocate(ANY, TCP, 3)
+    pool = PortPool(free_ports(3, align=3), open_socket=make)
+    with pytest.raises(AddressNotAvailableError, match="Too many open files"):
+        pool.allocate(ANY, TCP, 3)
     assert pool.in_use == 0
     assert all(sock.fileno() == -1 for sock in made)
 

@@ -47,7 +47,8 @@ class Dial:
         self._on_done = on_done
         self._sock: socket.socket | None = None
         try:
-            self._sock = _connecting(target, source, foreign=foreign)
+            sock = poller.open_socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            self._sock = _connecting(sock, target, source, foreign=foreign)
             poller.watch(self._sock.fileno(), self)
         except OSError as error:
             self._fail(error)
@@ -94,8 +95,9 @@ class Dial:
         self._on_done(None, error)
 
 
-def _connecting(target: Endpoint, source: Endpoint | None, *, foreign: bool) -> socket.socket:
-    sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+def _connecting(
+    sock: socket.socket, target: Endpoint, source: Endpoint | None, *, foreign: bool
+) -> socket.socket:
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what comes goes on at once
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes are bytes too

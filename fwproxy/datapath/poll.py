@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
+
+from fwproxy.port_sockets import OpenSocket
 
 EVERYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -43,10 +46,13 @@ class Poller:
     """The set, and the work that its owners put off to give each other a turn.
 
     Attributes:
+        open_socket: makes a socket that can be watched here.
         now: the loop's time at the start of this turn, for idle time-outs.
         scratch: a buffer to receive into; what it holds is void after the owner returns.
         quiet_fd: a descriptor whose edges so far are known to hold nothing to read, or -1.
     """
+
+    open_socket: OpenSocket = socket.socket
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

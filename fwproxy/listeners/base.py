@@ -59,7 +59,8 @@ class Listener:
         Raises:
             OSError: the address is in use or not ours.
         """
-        sock = socket.socket(self.config.bind.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        open_socket = self.engine.poller.open_socket
+        sock = open_socket(self.config.bind.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its sockets inherit both
@@ -126,7 +127,9 @@ class Listener:
             )
             return None
         session = self.sessions.open(self, client)
-        connection = Connection(session, protocol, client_address=client, flags=_TRANSLATED)
+        connection = session.connection_class(
+            session, protocol, client_address=client, flags=_TRANSLATED
+        )
         connection.client_sock = sock
         session.primary = connection
         try:

@@ -46,7 +46,7 @@ def hold_udp(world, primary, host=HOST):
             world.engine.deadlines,
             connection,
             sock,
-            open_far=lambda _: connected_udp(client.address, None),
+            open_far=lambda _: connected_udp(world.engine.poller, client.address, None),
             ends_of=lambda server: Ends(client.address, server),
             allowed=lambda host: True,
             welcome=Welcome(connection),

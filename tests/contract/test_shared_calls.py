@@ -527,7 +527,7 @@ async def test_s69_want_of_descriptors_shares_nothing(monkeypatch):
             raise OSError(24, "Too many open files")
 
         with monkeypatch.context() as patch:
-            patch.setattr("fwproxy.port_sockets.socket.socket", exhausted)
+            patch.setattr(world.engine.poller, "open_socket", exhausted)
             with pytest.raises(AddressNotAvailableError, match="Too many open files"):
                 await share(primary, NAME)
         watch = world.engine.poller.watch
