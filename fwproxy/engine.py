@@ -62,7 +62,7 @@ class Engine:
             choose: which port of the pool is looked at first (`PortPool`).
         """
         loop = asyncio.get_running_loop()
-        poller = poller or Poller(loop)
+        poller = Poller(loop) if poller is None else poller
         deadlines = Deadlines(loop.time)
         deadlines.start(loop)
         return cls(

@@ -42,21 +42,47 @@ class Pollable(Protocol):
         """Hear that `on_ready` raised: end, and leave nothing open."""
 
 
+class EpollSet(Protocol):
+    """What is needed of `select.epoll`."""
+
+    @property
+    def closed(self) -> bool: ...  # noqa: D102
+
+    def fileno(self) -> int: ...  # noqa: D102
+
+    def register(self, fd: int, eventmask: int, /) -> None: ...  # noqa: D102
+
+    def unregister(self, fd: int, /) -> None: ...  # noqa: D102
+
+    def poll(self, timeout: float, maxevents: int, /) -> list[tuple[int, int]]: ...  # noqa: D102
+
+    def close(self) -> None: ...  # noqa: D102
+
+
 class Poller:
     """The set, and the work that its owners put off to give each other a turn.
 
+    Args:
+        loop: turns the set.
+        epoll: the set itself, for tests that play the network; None is the kernel's.
+        open_socket: makes the sockets that can be watched here.
+
     Attributes:
-        open_socket: makes a socket that can be watched here.
+        open_socket: as given.
         now: the loop's time at the start of this turn, for idle time-outs.
         scratch: a buffer to receive into; what it holds is void after the owner returns.
         quiet_fd: a descriptor whose edges so far are known to hold nothing to read, or -1.
     """
 
-    open_socket: OpenSocket = socket.socket
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        epoll: EpollSet | None = None,
+        open_socket: OpenSocket = socket.socket,
+    ) -> None:
+        self.open_socket = open_socket
         self._loop = loop
-        self._epoll = select.epoll()
+        self._epoll = select.epoll() if epoll is None else epoll
         self._owners: dict[int, Pollable] = {}
         self._deferred: deque[Callable[[], None]] = deque()
         self._turn_due = False
