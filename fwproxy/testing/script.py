@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -60,7 +60,7 @@ class Script:
         client: the client's address.
         server: the server's, with its port, or its name, which is looked up in `hosts`.
         kind: the listener's; with `GATEWAY` a filter has to call `Connection.connect`.
-        answer: what happens to the connection to the server and all later ones.
+        answer: what happens to the connections that the proxy makes, or a function that tells.
         connect: whether the client connects at once.
         settings: the settings of each filter by its name.
         rest: what else a `Config` has: `limits`, `networks`, `relations`, `rules`, `secondary` ...
@@ -70,7 +70,7 @@ class Script:
         network: what the proxy believes to be the network.
         firewall: the firewall.
         client: the client's end, from `connect_client` on.
-        answer: what happens to connections that the proxy makes.
+        answer: as given; may be changed.
         hosts: the addresses of host names.
     """
 
@@ -84,7 +84,7 @@ class Script:
         client: str = CLIENT[4],
         server: str = f"{SERVER[4]}:2000",
         kind: ListenerKind = ListenerKind.FORWARD,
-        answer: Answer = Answer.ACCEPT,
+        answer: Answer | Callable[[Endpoint], Answer] = Answer.ACCEPT,
         connect: bool = True,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         hosts: Mapping[str, Sequence[str]] | None = None,
@@ -97,7 +97,7 @@ class Script:
         self._client_address = Endpoint(client)
         proxy = {*PROXY_INSIDE.values(), *PROXY_OUTSIDE.values()}
         self.network = Network(self.loop, proxy, self._route)
-        self.network.how = lambda _: self.answer
+        self.network.how = self._answer_to
         names = tuple(each.name for each in filters)
         protocol = attrs.evolve(protocol or ProtocolDefinition(LISTENER), filters=names)
         upstream = parse_destination(server) if kind is ListenerKind.FORWARD else None
@@ -114,6 +114,9 @@ class Script:
     @property
     def _inside(self) -> Endpoint:
         return Endpoint(PROXY_INSIDE[self._client_address.version], 1)
+
+    def _answer_to(self, target: Endpoint) -> Answer:
+        return self.answer if isinstance(self.answer, Answer) else self.answer(target)
 
     def _route(self, target: Endpoint) -> str:
         inside = target.host == self._client_address.host

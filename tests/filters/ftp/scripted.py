@@ -1,265 +1,97 @@
-"""A control filter without sockets: what goes in is said by the test, what comes out is kept.
+"""The FTP filter in a scripted session: what the two ends say, and what becomes of data ports.
 
-The session and its connections are stand-ins that count: whatever the filter opens is in
-`Script.session.open` until it is used up, withdrawn or killed.
+Whatever the filter opens is in `Script.open` until it is used up, withdrawn or killed; what is
+left at the end must have been withdrawn by the filter itself, and not only with its session.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-from collections import deque
-from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from fwproxy import Destination, Endpoint, IpFilter, SecondaryFlags
-from fwproxy.address_check import client_address_problem
-from fwproxy.errors import AddressNotAllowedError, BufferFullError, CallError
-from fwproxy.events import (
-    AcceptedConnection,
-    ConnectionTerminating,
-    ConnectTcp,
-    EstablishedConnection,
+from fwproxy import (
+    Connection,
+    ConnectionFlags,
+    Endpoint,
+    FirewallAction,
+    IpFilter,
+    ListenerKind,
+    SecondaryFlags,
 )
-from fwproxy.outbound import Redirection
-from fwproxy.policy import NetworkRelation
-from fwproxy.protocol import FTP
+from fwproxy import testing as t
+from fwproxy.config import Limits
+from fwproxy.connection import ConnectionState
+from fwproxy.errors import FwproxyError
+from fwproxy.protocol import FTP, FTP_DATA
+from fwproxy_filters.ftp import FtpFilter
+from fwproxy_filters.ftp.channel import DataChannel
 from fwproxy_filters.ftp.control import ControlFilter
-from fwproxy_filters.ftp.filter import FtpSession
-from fwproxy_filters.ftp.settings import FtpSettings
+from fwproxy_filters.ftp.filter import _SHARE_OF_FILTER_TIMEOUT
 
-CLIENT_V4, CLIENT_V6 = "10.0.0.8", "fd00::8"
-SERVER_V4, SERVER_V6 = "192.0.2.1", "2001:db8::1"
-PROXY_INSIDE = {4: "10.0.0.1", 6: "fd00::1"}
-PROXY_OUTSIDE = {4: "198.51.100.1", 6: "2001:db8::99"}
+CLIENT_V4, CLIENT_V6 = t.CLIENT[4], t.CLIENT[6]
+SERVER_V4, SERVER_V6 = t.SERVER[4], t.SERVER[6]
 FIRST_PORT = 40000
-TURNS = 50
-"""Turns of the loop after which a task that is not done is taken to wait for something."""
+OPENING = {
+    "bind": "bind_for_client",
+    "dial": "connect",
+    "redirect": "redirect_connections",
+    "connect": "connect_for_client",
+}
+"""Short names of the calls that open connections."""
 
 
-class FakeSocket:
-    """Keeps what a filter sends to one side."""
+def _answer(target: Endpoint) -> t.Answer:
+    """Let FTP servers be there at once, and data ports when the test says so."""
+    return t.Answer.ACCEPT if target.port == 21 else t.Answer.SILENCE
 
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.is_ended = False
-        self.is_aborted = False
-        self.is_full = False
-        self.urgent: list[bytes] = []
+
+class Data:
+    """One data connection, as the test brings it about."""
+
+    def __init__(self, script: Script, connection: Connection) -> None:
+        self._script = script
+        self.connection = connection
+        self.peers: list[t.Peer] = []
 
     @property
-    def pending(self) -> int:
-        return 0
+    def is_closed(self) -> bool:
+        return self.connection.is_closed
 
-    def send(self, data: bytes, *, urgent: bool = False) -> None:
-        if self.is_full:
-            raise BufferFullError("the test says so")
-        if not self.is_ended:
-            self.data += data
-            if urgent:
-                self.urgent.append(data)
-
-    def half_close(self) -> None:
-        self.is_ended = True
-
-    def abort(self) -> None:
-        self.is_aborted = True
-
-    def take(self) -> bytes:
-        data = bytes(self.data)
-        self.data.clear()
-        return data
-
-
-class FakeAction:
-    """A permission of `redirect_connections`."""
-
-    def __init__(self, session: FakeSession, target: Any, context: Any) -> None:
-        self.session = session
-        self.target = target
-        self.context = context
-        self.is_active = True
-        self.uses = 0
-        session.open.add(self)
-
-    def cancel(self, reason: str = "cancelled") -> bool:
-        was_active, self.is_active = self.is_active, False
-        self.session.open.discard(self)
-        return was_active
-
-    def come(self) -> FakeData:
-        """The client connects; the server is dialled."""
-        assert self.is_active, "the port is closed"
-        self.uses += 1
-        self.cancel("used")
-        if isinstance(self.target, FakeData):
-            self.target.client_is_there = True
-            return self.target
-        data = FakeData(self.session, self.session.client_address, self.context)
-        data.server_address = self.target
-        self.session.hear(ConnectTcp(data, self.target, FTP, is_secondary=True))
-        return data
-
-
-class FakeData:
-    """A data connection, from the first thought of it to its end."""
-
-    is_secondary = True
-
-    def __init__(self, session: FakeSession, client: Endpoint, context: Any) -> None:
-        self.session = session
-        self.client_address = client
-        self.server_address: Endpoint | None = None
-        self.proxy_address: Endpoint | None = None
-        self.context = context
-        self.client_is_there = False
-        self.is_established = False
-        self.is_closed = False
-        session.open.add(self)
-        session.data.append(self)
+    def comes(self, host: str, address: Endpoint) -> None:
+        """Somebody comes to a port of it."""
+        self.peers.append(self._script.play.connect(address, host))
 
     def server_comes(self) -> None:
-        assert not self.is_closed, "the port is closed"
-        self.server_address = self.session.server_address
+        assert self.connection.proxy_address is not None
+        self.comes(self._script.server_host, self.connection.proxy_address)
 
     def established(self) -> None:
-        """Both ends are there; an established connection is nobody's permission any more."""
-        assert self.server_address is not None
-        self.is_established = True
-        self.session.open.discard(self)
-        event = EstablishedConnection(self, self.client_address, self.server_address, self.context)
-        self.session.hear(event)
+        """Whoever the proxy connects to answers."""
+        while self._script.play.dials:
+            self.peers.append(self._script.play.dials[0].accept())
+        assert self.connection.state is ConnectionState.ESTABLISHED
 
-    def close(self, reason: str = "closed", *, failed: bool = False) -> None:
-        if not self.is_closed:
-            self.is_closed = True
-            self.session.open.discard(self)
-            self.session.hear(ConnectionTerminating(self, reason, failed))
+    def fail(self) -> None:
+        """It cannot be made, or breaks."""
+        if self._script.play.dials:
+            self._script.play.dials[0].refuse()
+        else:
+            self.peers[-1].reset()
+        assert self.is_closed
 
-    def kill(self, reason: str = "killed") -> None:
-        self.close(reason, failed=True)
-
-
-class FakeSession:
-    """Says yes to everything that the real one would allow, and writes it down.
-
-    Attributes:
-        calls: name and arguments of every call, in order.
-        open: permissions and unfinished connections.
-        data: data connections, in the order in which they were thought of.
-        actions: permissions of `redirect_connections`, the same.
-        refusals: errors to raise, by the name of the call.
-        gate: where calls wait, if there is one.
-    """
-
-    id = 1
-    client_binds = ()
-
-    def __init__(self, client: Endpoint, server: Endpoint) -> None:
-        self.client_address = client
-        self.server_address = server
-        self.calls: list[tuple[Any, ...]] = []
-        self.open: set[Any] = set()
-        self.data: list[FakeData] = []
-        self.actions: list[FakeAction] = []
-        self.refusals: dict[str, CallError] = {}
-        self.gate: asyncio.Event | None = None
-        self.hear: Callable[[Any], Any] = lambda event: None
-        self._ports = itertools.count(FIRST_PORT)
-
-    async def _called(self, name: str, *arguments: Any) -> None:
-        self.calls.append((name, *arguments))
-        if self.gate is not None:
-            await self.gate.wait()
-        if name in self.refusals:
-            raise self.refusals[name]
-
-    def check_client_addresses(
-        self, clients: Sequence[Endpoint], flags: SecondaryFlags = SecondaryFlags.NONE
-    ) -> None:
-        for client in clients:
-            problem = client_address_problem(self, client, flags)  # type: ignore[arg-type]
-            if problem:
-                raise AddressNotAllowedError(problem)
-
-    def relation_to_server(self, host: str) -> NetworkRelation:
-        return NetworkRelation.ROUTE
-
-    async def bind_for_client(
-        self,
-        client_addresses: Sequence[Endpoint],
-        *,
-        proxy_address: Endpoint,
-        flags: SecondaryFlags,
-        ip_filter: IpFilter,
-        context: Any,
-        **rest: Any,
-    ) -> list[FakeData]:
-        self.check_client_addresses(client_addresses, flags)
-        await self._called("bind", *client_addresses)
-        assert ip_filter == IpFilter.only(self.server_address.host)
-        assert SecondaryFlags.TIMEOUT in flags
-        (client,) = client_addresses
-        data = FakeData(self, client, context)
-        data.proxy_address = proxy_address.with_port(next(self._ports))
-        return [data]
-
-    async def redirect_connections(
-        self, targets: Sequence[Any], *, flags: SecondaryFlags, context: Any, **rest: Any
-    ) -> Redirection:
-        (target,) = targets
-        joins = isinstance(target, FakeData)
-        await self._called("redirect", target.proxy_address if joins else target)
-        assert flags == SecondaryFlags.TIMEOUT
-        action = FakeAction(self, target, context)
-        self.actions.append(action)
-        inside = PROXY_INSIDE[self.client_address.version]
-        return Redirection(Endpoint(inside, next(self._ports)), (action,))  # type: ignore[arg-type]
-
-    async def connect_for_client(
-        self, client_address: Endpoint, server_address: Endpoint, *, context: Any, **rest: Any
-    ) -> FakeData:
-        await self._called("connect", client_address, server_address)
-        data = FakeData(self, client_address, context)
-        self.hear(ConnectTcp(data, server_address, FTP, is_secondary=True))
-        data.server_address = server_address
-        return data
-
-
-class FakeControl:
-    """The control connection."""
-
-    context = None
-    is_secondary = False
-
-    def __init__(self, script: Script, server: Endpoint | None) -> None:
-        self._script = script
-        self.client_address = script.session.client_address
-        self.server_address = server
-        self.filter: Any = None
-        self.refusal: CallError | None = None
-        self.connects: list[Destination] = []
-
-    @property
-    def external_socket_name(self) -> Endpoint:
-        assert self.server_address is not None
-        return Endpoint(PROXY_OUTSIDE[self.server_address.version], 34567)
-
-    def attach_data_filter(self, data_filter: Any) -> None:
-        self.filter = data_filter
-
-    async def connect(self, server: Destination) -> None:
-        self.connects.append(server)
-        if self._script.session.gate is not None:
-            await self._script.session.gate.wait()
-        if self.refusal is not None:
-            raise self.refusal
-        self.server_address = self._script.session.server_address
+    def end(self) -> None:
+        """Both sides end it."""
+        for peer in self.peers:
+            peer.end()
+        assert self.is_closed
 
 
 class Script:
-    """Feeds one control filter, as a relay would, on a loop of its own."""
+    """A control connection, its filter and its data connections.
+
+    Attributes:
+        play: the scripted session.
+    """
 
     def __init__(
         self,
@@ -269,26 +101,29 @@ class Script:
         gateway: bool = False,
         greeted: bool = True,
         patience: float = 10.0,
+        max_buffer: int = Limits().max_buffer,
         **settings: Any,
     ) -> None:
-        self.loop = asyncio.new_event_loop()
-        server_address = Endpoint(server, 21)
-        self.session = FakeSession(Endpoint(client), server_address)
-        self.connection = FakeControl(self, None if gateway else server_address)
-        owner = FtpSession(self.session, FtpSettings(**settings), 8192, patience)  # type: ignore[arg-type]
-        self.session.hear = owner.firewall_event_handler
-        if gateway:
-            event: Any = AcceptedConnection(self.connection, Endpoint(client), Endpoint(client))  # type: ignore[arg-type]
-        else:
-            event = ConnectTcp(self.connection, server_address, FTP)  # type: ignore[arg-type]
-        owner.firewall_event_handler(event)
-        self.owner = owner
-        self.control: ControlFilter = self.connection.filter
-        self.client_side, self.server_side = FakeSocket(), FakeSocket()
-        self._tasks: list[asyncio.Future[None] | None] = [None, None]
-        self._queues: tuple[deque[bytes], deque[bytes]] = (deque(), deque())
-        self._error: BaseException | None = None
-        self.control.set_sockets(self.client_side, self.server_side, self.connection, None)  # type: ignore[arg-type]
+        self.server_host = server
+        self.patience = patience
+        self.play = t.Script(
+            FtpFilter,
+            protocol=FTP,
+            client=client,
+            server=str(Endpoint(server, 21)),
+            kind=ListenerKind.GATEWAY if gateway else ListenerKind.FORWARD,
+            answer=_answer,
+            settings={"ftp": settings},
+            limits=Limits(
+                filter_timeout=patience / _SHARE_OF_FILTER_TIMEOUT, max_buffer=max_buffer
+            ),
+        )
+        self.connection = self.play.connection
+        filters = self.connection.data_filters or []
+        self.control = next(
+            each.data_filter for each in filters if isinstance(each.data_filter, ControlFilter)
+        )
+        self._data: dict[Connection, Data] = {}
         if greeted and not gateway:
             self.server(b"220 Ready\r\n")
             assert self.heard() == b"220 Ready\r\n"
@@ -302,38 +137,35 @@ class Script:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
+        if kind is None:
             self.end()
-            if kind is None:
-                assert not self.session.open, "something was left open"
-        finally:
-            self.loop.close()
+            reasons = {action.close_reason for action in self._actions}
+            assert "its session has ended" not in reasons, "something was left open"
+        self.play.__exit__(kind, error, trace)
 
     # What the two ends say.
 
     def client(self, *pieces: bytes) -> Self:
-        for piece in pieces:
-            self._deliver(0, piece)
+        self.play.client.send(*pieces)
         return self
 
     def server(self, *pieces: bytes) -> Self:
-        for piece in pieces:
-            self._deliver(1, piece)
+        self.play.server.send(*pieces)
         return self
 
     def client_ends(self) -> None:
-        self._deliver(0, b"")
+        self.play.client.end()
 
     def server_ends(self) -> None:
-        self._deliver(1, b"")
+        self.play.server.end()
 
     def heard(self) -> bytes:
         """Return what the client has got since the last call."""
-        return self.client_side.take()
+        return self.play.client.take()
 
     def got(self) -> bytes:
         """Return what the server has got since the last call."""
-        return self.server_side.take()
+        return self.play.server.take() if self.has_server else b""
 
     def ask(self, line: bytes, reply: bytes) -> bytes:
         """Let the client say *line* and the server *reply*; return what the client hears."""
@@ -341,13 +173,22 @@ class Script:
         return self.heard()
 
     @property
+    def has_server(self) -> bool:
+        return self.connection.server_address is not None
+
+    @property
+    def connects(self) -> list[Endpoint]:
+        """The servers that the gateway's client has been connected to, or should have been."""
+        return [call["server"] for call in self.play.calls_of("connect")]
+
+    @property
     def is_waiting(self) -> bool:
         """Whether a handler waits for something."""
-        return any(task is not None for task in self._tasks)
+        return any(self.connection._relay.busy)  # type: ignore[union-attr]
 
     @property
     def has_hung_up(self) -> bool:
-        return self.client_side.is_ended and self.server_side.is_ended
+        return self.play.client.has_ended and (not self.has_server or self.play.server.has_ended)
 
     @property
     def is_in_step(self) -> bool:
@@ -356,68 +197,95 @@ class Script:
         return self.heard() == b"502 LPSV cannot work through a proxy\r\n"
 
     def end(self) -> None:
-        """The relay ends: handlers are cancelled, the filter is let go."""
-        for task in self._tasks:
-            if task is not None:
-                task.cancel()
-        self.control.detach()
-        for queue in self._queues:
-            queue.clear()
-        self._turn()
-
-    def open_gate(self) -> None:
-        """Let the calls that wait go on."""
-        assert self.session.gate is not None
-        self.session.gate.set()
-        self._turn()
+        """The control connection breaks."""
+        self.play.client.reset()
 
     def wait(self) -> None:
-        """Wait until no handler waits any more."""
+        """Let so much time pass that handlers lose their patience."""
+        self.play.advance(self.patience + 1)
 
-        async def wait() -> None:
-            async with asyncio.timeout(5):
-                while tasks := [task for task in self._tasks if task is not None]:
-                    await asyncio.wait(tasks)
+    # What is opened.
 
-        self.loop.run_until_complete(wait())
-        self._raise()
+    @property
+    def calls(self) -> list[tuple[Any, ...]]:
+        """What was asked of the session, and for which addresses."""
+        return [
+            each
+            for call in self.play.calls
+            for name, method in OPENING.items()
+            if call.name == method and name != "dial"
+            for each in [(name, *self._addresses(call))]
+        ]
 
-    # The relay.
+    def _addresses(self, call: t.Call) -> list[Any]:
+        if call.name == "connect_for_client":
+            return [call["client_address"], call["server_address"]]
+        assert SecondaryFlags.TIMEOUT in call["flags"]
+        if call.name == "bind_for_client":
+            assert call["ip_filter"] == IpFilter.only(self.server_host)
+            return list(call["client_addresses"])
+        (target,) = call["targets"]
+        return [target.proxy_address if isinstance(target, Connection) else target]
 
-    def _deliver(self, way: int, piece: bytes) -> None:
-        if self._tasks[way] is not None:
-            self._queues[way].append(piece)
-        else:
-            self._handle(way, piece)
-        self._turn()
+    @property
+    def _actions(self) -> list[FirewallAction]:
+        actions = []
+        for call in self.play.calls:
+            if call.name == "redirect_connections" and call.result:
+                actions.extend(call.result.actions)
+            elif call.name == "bind_for_client" and call.result:
+                actions.extend(each.permission for each in call.result)
+        return actions
 
-    def _handle(self, way: int, piece: bytes) -> None:
-        if piece:
-            handler = (self.control.data_from_client, self.control.data_from_server)[way]
-            work = handler(piece)
-        else:
-            work = (self.control.end_from_client, self.control.end_from_server)[way]()
-        if work is not None:
-            task = asyncio.ensure_future(work, loop=self.loop)
-            self._tasks[way] = task
-            task.add_done_callback(lambda done: self._handled(way, done))
+    @property
+    def open(self) -> set[Any]:
+        """Permissions, and data connections that are not made yet."""
+        unmade = {
+            each for each in self._secondaries if each.state is not ConnectionState.ESTABLISHED
+        }
+        theirs = {each.permission for each in unmade if each.proxy_address is not None}
+        return unmade | {each for each in self._actions if each.is_active and each not in theirs}
 
-    def _handled(self, way: int, task: asyncio.Future[None]) -> None:
-        self._tasks[way] = None
-        if not task.cancelled() and task.exception() is not None:
-            self._error = task.exception()
-            return
-        while self._queues[way] and self._tasks[way] is None:
-            self._handle(way, self._queues[way].popleft())
+    @property
+    def _secondaries(self) -> list[Connection]:
+        return self.play.secondaries
 
-    def _turn(self) -> None:
-        for _ in range(TURNS):
-            if not self.is_waiting:
-                break
-            self.loop.call_soon(self.loop.stop)
-            self.loop.run_forever()
-        self._raise()
+    @property
+    def data(self) -> list[Data]:
+        """The data connections that there have been, as far as anybody has looked."""
+        for connection in self._secondaries:
+            if connection not in self._data:
+                self._data[connection] = Data(self, connection)
+        return list(self._data.values())
 
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise self._error
+    def come(self) -> Data:
+        """The client comes to the port that it was told last."""
+        call = self.play.calls_of("redirect_connections")[-1]
+        peer = self.play.connect(call.result.internal_address)
+        (target,) = call["targets"]
+        joined = [each for each in self.data if each.connection is target]
+        (data,) = joined or self.data[-1:]
+        data.peers.append(peer)
+        return data
+
+    def late(self, channel: DataChannel) -> Connection:
+        """Return a connection that comes for a data channel after its end."""
+        session = self.play.session
+        return Connection(
+            session,
+            FTP_DATA,
+            client_address=session.client_address,
+            flags=ConnectionFlags.SECONDARY,
+            context=channel,
+        )
+
+    def refuse(self, name: str, error: FwproxyError | None) -> None:
+        """Let a call fail, or no longer."""
+        self.play.refuse(OPENING[name], error)
+
+    def hold(self) -> None:
+        """Let calls wait until `let_go`."""
+        self.play.hold(*OPENING.values())
+
+    def let_go(self) -> None:
+        self.play.let_go()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
-from scripted import SERVER_V4, FakeData, Script
+from scripted import SERVER_V4, Script
 
 from fwproxy import Endpoint, Verdict
 from fwproxy.errors import ConfigError
@@ -196,7 +194,7 @@ def test_another_protocol_is_hung_up_on(request_line, log):
         assert script.has_hung_up
         script.server(b"331 too late\r\n")
         assert script.heard() == b""
-        assert not script.session.calls
+        assert not script.calls
     assert {line["event"] for line in log if line["log_level"] == "warning"} == {"another protocol"}
 
 
@@ -248,7 +246,7 @@ def test_unreadable_replies_end_the_connection(reply, log):
             b"421 The server's reply cannot be read, closing the connection\r\n"
         )
         assert script.has_hung_up
-        assert not script.session.open
+        assert not script.open
         script.server(b"200 more\r\n").client(b"NOOP\r\n")
         assert script.heard() == b""
         assert script.got().count(b"\r\n") == 1
@@ -267,7 +265,7 @@ def test_an_address_that_nobody_asked_for_ends_the_connection(command, reply):
             b"421 The server's reply cannot be read, closing the connection\r\n"
         )
         assert script.has_hung_up
-        assert not script.session.calls
+        assert not script.calls
 
 
 def test_a_reply_cannot_hide_another_in_its_lines():
@@ -289,7 +287,7 @@ def test_synch_before_abor_reaches_the_server_as_urgent_data(lead):
         with Script() as script:
             script.client(data[:cut], data[cut:])
             assert script.got() == between + b"\xff\xf4\xff\xf2ABOR\r\n"
-            assert script.server_side.urgent == [b"\xff\xf4\xff\xf2"]
+            assert script.play.server.urgent == [b"\xff\xf4\xff\xf2"]
             assert script.heard() == b""
 
 
@@ -297,7 +295,7 @@ def test_abor_without_synch_is_not_urgent():
     with Script() as script:
         script.client(b"\xff\xf4ABOR\r\n")
         assert script.got() == b"ABOR\r\n"
-        assert not script.server_side.urgent
+        assert not script.play.server.urgent
 
 
 def test_one_synch_is_for_one_abor():
@@ -350,13 +348,13 @@ def test_tls_goes_through_untouched(log):
         script.client(HELLO[:7], HELLO[7:]).server(b"227 (9,9,9,9,9,9)\r\n", HELLO)
         assert script.got() == HELLO
         assert script.heard() == b"227 (9,9,9,9,9,9)\r\n" + HELLO
-        assert not script.session.calls
+        assert not script.calls
         script.client_ends()
-        assert script.server_side.is_ended
-        assert not script.client_side.is_ended
+        assert script.play.server.has_ended
+        assert not script.play.client.has_ended
         script.server(b"last words").server_ends()
         assert script.heard() == b"last words"
-        assert script.client_side.is_ended
+        assert script.play.client.has_ended
     assert "the control connection is opaque from here on" in [line["event"] for line in log]
 
 
@@ -428,9 +426,9 @@ def test_auth_must_be_alone(said):
 def test_unused_permissions_end_where_reading_ends():
     with Script(tls="opaque") as script:
         script.ask(b"PASV", PASV_REPLY)
-        assert len(script.session.open) == 1
+        assert len(script.open) == 1
         script.ask(b"AUTH TLS", b"234 Go\r\n")
-        assert not script.session.open
+        assert not script.open
 
 
 # Pipelining.
@@ -498,17 +496,17 @@ def test_nothing_follows_pasv_until_it_is_answered():
         assert script.got() == b"PASV\r\n"
         script.server(PASV_REPLY)
         assert script.got() == b"RETR f\r\nQUIT\r\n"
-        assert len(script.session.open) == 1
-        script.session.actions[-1].come().close("refused", failed=True)
+        assert len(script.open) == 1
+        script.come().fail()
         assert script.heard().endswith(b"425 Cannot open a data connection\r\n")
 
 
 def test_commands_that_come_while_a_port_is_bound_wait():
     with Script() as script:
-        script.session.gate = asyncio.Event()
+        script.hold()
         script.client(b"PORT 10,0,0,8,20,1\r\nNOOP\r\n", b"PWD\r\n").server(b"421 x\r\n")
         assert script.got() == b""
-        script.open_gate()
+        script.let_go()
         assert script.got() == b"PORT 198,51,100,1,156,64\r\nNOOP\r\nPWD\r\n"
 
 
@@ -518,11 +516,11 @@ def test_commands_that_come_while_a_port_is_bound_wait():
 def test_the_server_hears_of_the_clients_end_after_the_last_command():
     with Script(max_pipelined=1) as script:
         script.client(b"PASV\r\nQUIT\r\n").client_ends()
-        assert not script.server_side.is_ended
+        assert not script.play.server.has_ended
         script.server(PASV_REPLY)
         assert script.got() == b"PASV\r\nQUIT\r\n"
-        assert script.server_side.is_ended
-        assert not script.session.open
+        assert script.play.server.has_ended
+        assert not script.open
         script.server(b"221 Bye\r\n")
         assert script.heard().endswith(b"221 Bye\r\n")
 
@@ -531,9 +529,9 @@ def test_the_clients_end_leaves_a_transfer_its_data_connection():
     with Script() as script:
         script.ask(b"PASV", PASV_REPLY)
         script.client(b"RETR f\r\n").client_ends()
-        assert script.server_side.is_ended
-        assert len(script.session.open) == 1
-        script.session.actions[-1].come().established()
+        assert script.play.server.has_ended
+        assert len(script.open) == 1
+        script.come().established()
         script.server(b"150 Go\r\n226 Done\r\n")
         assert script.heard().endswith(b"226 Done\r\n")
 
@@ -542,7 +540,7 @@ def test_the_clients_end_withdraws_what_nobody_will_use():
     with Script() as script:
         script.ask(b"PASV", PASV_REPLY)
         script.client_ends()
-        assert not script.session.open
+        assert not script.open
 
 
 def test_an_incomplete_command_is_dropped_at_the_end():
@@ -557,7 +555,7 @@ def test_the_servers_end_is_the_end():
         script.server(b"200 O").server_ends()
         assert script.heard() == b""
         assert script.has_hung_up
-        assert not script.session.open
+        assert not script.open
         script.client(b"NOOP\r\n")
         assert script.got().count(b"NOOP") == 1
 
@@ -565,34 +563,34 @@ def test_the_servers_end_is_the_end():
 def test_the_servers_end_leaves_an_open_data_connection_its_last_bytes():
     with Script() as script:
         script.ask(b"PASV", PASV_REPLY)
-        data = script.session.actions[-1].come()
+        data = script.come()
         data.established()
         script.client(b"RETR f\r\nQUIT\r\n").server(b"150 Go\r\n226 Done\r\n221 Bye\r\n")
         script.server_ends()
-        assert script.client_side.is_ended
-        assert not script.server_side.is_ended
+        assert script.play.client.has_ended
+        assert not script.play.server.has_ended
         script.client(b"NOOP\r\n")
         assert b"NOOP" not in script.got()
-        data.close()
-        assert script.server_side.is_ended
+        data.end()
+        assert script.play.server.has_ended
 
 
 def test_the_filter_may_be_gone_when_the_last_data_connection_ends():
     with Script() as script:
         script.ask(b"PASV", PASV_REPLY)
-        data = script.session.actions[-1].come()
+        data = script.come()
         data.established()
         script.server_ends()
         script.end()
-        data.close()
-        assert not script.server_side.is_ended
+        data.end()
+        assert not script.play.server.has_ended
 
 
 def test_a_client_that_reads_nothing_is_cut_off(log):
-    with Script() as script:
-        script.client_side.is_full = True
-        script.client(b"LPSV\r\n")
-        assert script.client_side.is_aborted
+    with Script(max_buffer=16 * 1024) as script:
+        script.play.client.stall()
+        script.client(b"LPSV\r\n" * 500)
+        assert script.play.client.is_reset
     assert "the client reads no replies" in [line["event"] for line in log]
 
 
@@ -601,7 +599,7 @@ def test_quit_withdraws_what_was_not_used():
         with Script() as script:
             script.ask(b"PASV", PASV_REPLY)
             script.client(command + b"\r\n")
-            assert not script.session.open
+            assert not script.open
 
 
 @pytest.mark.parametrize("command", [b"QUIT", b"REIN", b"PASV", b"PORT 10,0,0,8,20,2"])
@@ -609,7 +607,7 @@ def test_a_transfer_keeps_its_data_connection_whatever_follows(command):
     with Script() as script:
         script.ask(b"PASV", PASV_REPLY)
         script.client(b"RETR f\r\n" + command + b"\r\n")
-        script.session.actions[0].come().established()
+        script.come().established()
         script.server(b"150 Go\r\n226 Done\r\n")
         assert script.heard() == b"150 Go\r\n226 Done\r\n"
 
@@ -628,22 +626,22 @@ def test_rein_lifts_epsv_all():
 
 def test_a_permission_that_is_given_after_the_end_is_withdrawn():
     with Script() as script:
-        script.session.gate = asyncio.Event()
+        script.hold()
         script.client(b"PORT 10,0,0,8,20,1\r\n")
         script.server(b"?\r\n")
         assert script.has_hung_up
-        script.open_gate()
-        assert script.session.calls
-        assert not script.session.open
+        script.let_go()
+        assert script.calls
+        assert not script.open
 
 
 def test_the_end_while_a_port_is_being_bound():
     with Script() as script:
-        script.session.gate = asyncio.Event()
+        script.hold()
         script.client(b"PORT 10,0,0,8,20,1\r\nPASV\r\n")
         script.end()
-        script.open_gate()
-        assert not script.session.open
+        script.let_go()
+        assert not script.open
 
 
 def test_a_connection_that_comes_for_a_withdrawn_channel_is_denied():
@@ -651,17 +649,17 @@ def test_a_connection_that_comes_for_a_withdrawn_channel_is_denied():
         script.ask(b"PASV", PASV_REPLY)
         channel = script.control.channel
         script.ask(b"PASV", b"500 no\r\n")
-        data = FakeData(script.session, script.session.client_address, channel)
-        assert script.session.hear(ConnectTcp(data, SERVER, FTP, is_secondary=True)) is Verdict.DENY
-        established = EstablishedConnection(data, SERVER, SERVER, channel)
-        assert script.session.hear(established) is Verdict.DENY
-        data.close()
+        late = script.late(channel)
+        assert script.play.tell(ConnectTcp(late, SERVER, FTP, is_secondary=True)) is Verdict.DENY
+        established = EstablishedConnection(late, SERVER, SERVER, channel)
+        assert script.control.owner.firewall_event_handler(established) is Verdict.DENY
+        late.kill()
 
 
 def test_a_connection_that_is_being_made_is_withdrawn_by_the_next_pasv():
     with Script() as script:
         script.ask(b"PASV", PASV_REPLY)
-        data = script.session.actions[-1].come()
+        data = script.come()
         script.ask(b"PASV", b"500 no\r\n")
         assert data.is_closed
-        assert not script.session.open
+        assert not script.open

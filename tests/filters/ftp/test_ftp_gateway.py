@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from ftp_ends import FILE, OTHER_V4, V4, V6, FtpServer, open_ftp
 from rig import Mute, advance, eventually, unused_endpoint
@@ -78,8 +76,8 @@ def test_before_there_is_a_server(said, code):
         script.client(said + b"\r\n")
         assert script.heard().startswith(b"%d" % code)
         assert script.got() == b""
-        assert not script.connection.connects
-        assert not script.session.calls
+        assert not script.connects
+        assert not script.calls
 
 
 def test_quit_before_there_is_a_server():
@@ -87,19 +85,19 @@ def test_quit_before_there_is_a_server():
         script.client(b"QUIT\r\nUSER joe@192.0.2.1\r\n")
         assert script.heard() == b"221 Goodbye\r\n"
         assert script.has_hung_up
-        assert not script.connection.connects
+        assert not script.connects
 
 
 def test_the_clients_end_before_there_is_a_server():
     with gateway() as script:
         script.client_ends()
-        assert script.server_side.is_ended
+        assert script.has_hung_up
 
 
 def test_the_login():
     with gateway() as script:
         script.client(b"USER joe@192.0.2.1\r\n")
-        assert script.connection.connects == [Endpoint("192.0.2.1", 21)]
+        assert script.connects == [Endpoint("192.0.2.1", 21)]
         assert script.got() == b""
         script.server(b"120 Soon\r\n", b"220-Welcome\r\n", b"220 Ready\r\n")
         assert script.heard() == b""
@@ -114,20 +112,20 @@ def test_commands_that_do_not_wait_come_after_the_login():
     with gateway() as script:
         script.client(b"USER joe@192.0.2.1\r\nPASS x\r\nPASV\r\n", b"QUIT\r\n").client_ends()
         assert script.got() == b""
-        assert not script.server_side.is_ended
+        assert not script.play.server.has_ended
         script.server(b"220 Ready\r\n")
         assert script.got() == b"USER joe\r\nPASS x\r\nPASV\r\n"
         script.server(b"331 a\r\n230 b\r\n227 (192,0,2,1,200,1)\r\n")
         assert script.got() == b"QUIT\r\n"
-        assert script.server_side.is_ended
+        assert script.play.server.has_ended
 
 
 def test_commands_that_come_while_the_server_is_dialled():
     with gateway() as script:
-        script.session.gate = asyncio.Event()
+        script.hold()
         script.client(b"USER joe@192.0.2.1\r\n").client(b"PASS x\r\n")
         assert script.is_waiting
-        script.open_gate()
+        script.let_go()
         script.server(b"220 Ready\r\n")
         assert script.got() == b"USER joe\r\nPASS x\r\n"
 
@@ -151,10 +149,10 @@ def test_a_server_that_turns_the_client_away(refusal):
 )
 def test_a_server_that_cannot_be_had_and_then_another(error, reply, log):
     with gateway() as script:
-        script.connection.refusal = error
+        script.refuse("dial", error)
         script.client(b"USER joe@192.0.2.9\r\nPASS x\r\n")
         assert script.heard() == reply + b"530 Log in first, as user@host or user@host:port\r\n"
-        script.connection.refusal = None
+        script.refuse("dial", None)
         script.client(b"USER joe@192.0.2.1\r\n").server(b"220 Ready\r\n")
         assert script.got() == b"USER joe\r\n"
     (warning,) = [line for line in log if line["log_level"] == "warning"]
@@ -181,7 +179,7 @@ def test_a_second_user(said, sent, heard):
         script.client(said + b"\r\n")
         assert script.got() == sent
         assert script.heard() == heard
-        assert len(script.connection.connects) == 1
+        assert len(script.connects) == 1
 
 
 def test_a_user_name_that_holds_a_host_goes_on_without_a_gateway():

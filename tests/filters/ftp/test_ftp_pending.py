@@ -161,7 +161,7 @@ def transferring() -> Script:
     """Return a script in the middle of a RETR in passive mode."""
     script = logged_in()
     script.client(PASSIVE[0]).server(PASSIVE[1])
-    script.session.actions[-1].come().established()
+    script.come().established()
     script.client(b"RETR f\r\n").server(b"150 Here it comes\r\n")
     assert script.heard().endswith(b"150 Here it comes\r\n")
     script.got()
@@ -266,10 +266,10 @@ def lost_transfer() -> Script:
     script = logged_in()
     script.client(PASSIVE[0]).server(PASSIVE[1])
     script.heard()
-    data = script.session.actions[-1].come()
+    data = script.come()
     script.client(b"RETR f\r\n")
     script.got()
-    data.close("refused", failed=True)
+    data.fail()
     return script
 
 
@@ -288,9 +288,9 @@ def test_a_lost_data_connection_is_told_after_the_replies_before_it():
     with logged_in() as script:
         script.client(PASSIVE[0]).server(PASSIVE[1])
         script.heard()
-        data = script.session.actions[-1].come()
+        data = script.come()
         script.client(b"NOOP\r\nRETR f\r\nLPSV\r\n")
-        data.close("refused", failed=True)
+        data.fail()
         assert script.heard() == b""
         script.server(b"200-a\r\n")
         script.server(b"200 b\r\n")
@@ -304,9 +304,9 @@ def test_a_lost_data_connection_is_not_told_inside_another_reply():
     with logged_in() as script:
         script.client(PASSIVE[0]).server(PASSIVE[1])
         script.heard()
-        data = script.session.actions[-1].come()
+        data = script.come()
         script.client(b"RETR f\r\nSTAT\r\n").server(b"150 Wait\r\n211-Status\r\n")
-        data.close("refused", failed=True)
+        data.fail()
         assert script.heard() == b"150 Wait\r\n211-Status\r\n"
         script.server(b" fine\r\n211 End\r\n")
         assert script.heard() == b" fine\r\n211 End\r\n425 Cannot open a data connection\r\n"
@@ -318,7 +318,7 @@ def test_a_lost_data_connection_is_not_told_inside_another_reply():
 def test_a_channel_lost_before_the_transfer_never_reaches_the_server():
     with logged_in() as script:
         script.client(PASSIVE[0]).server(PASSIVE[1])
-        script.session.actions[-1].come().close("refused", failed=True)
+        script.come().fail()
         script.heard(), script.got()
         script.client(b"RETR f\r\n")
         assert script.heard() == b"425 Cannot open a data connection\r\n"
@@ -330,7 +330,7 @@ def test_a_permission_that_has_expired_is_a_lost_channel():
     with logged_in() as script:
         script.client(PASSIVE[0]).server(PASSIVE[1])
         script.heard(), script.got()
-        script.session.actions[-1].cancel("expired")
+        script.play.advance(61)
         script.client(b"RETR f\r\n")
         assert script.heard() == b"425 Cannot open a data connection\r\n"
         assert script.got() == b""
@@ -367,7 +367,7 @@ def test_abor_of_a_lost_transfer_is_answered(replies, heard):
 )
 def test_a_broken_data_connection_is_no_success(reply_, heard):
     with transferring() as script:
-        script.session.data[-1].close("reset by the client", failed=True)
+        script.data[-1].fail()
         assert script.heard() == b""
         script.server(reply_)
         assert script.heard() == heard
@@ -390,7 +390,7 @@ def test_whoever_aborts_hears_what_the_server_says(replies):
 def test_a_data_connection_that_breaks_between_the_lines_of_its_success():
     with transferring() as script:
         script.server(b"226-So many\r\n")
-        script.session.data[-1].close("reset by the client", failed=True)
+        script.data[-1].fail()
         script.server(b"226 bytes\r\n")
         assert script.heard() == b"226-So many\r\n226 bytes\r\n"
         assert script.is_in_step
@@ -400,7 +400,7 @@ def active_transfer(patience: float = 10.0) -> Script:
     """Return a script whose server has connected, while the client is still being reached."""
     script = Script(patience=patience)
     script.ask(b"PORT 10,0,0,8,20,1", b"200 Ok\r\n")
-    script.session.data[-1].server_comes()
+    script.data[-1].server_comes()
     script.client(b"RETR f\r\n").server(b"150 Go\r\n226 Done\r\n")
     assert script.heard() == b"150 Go\r\n"
     script.got()
@@ -413,16 +413,16 @@ def test_success_waits_for_the_client_to_be_reached():
         assert script.got() == b"NOOP\r\n"
         script.server(b"200 Noop\r\n")
         assert script.heard() == b""
-        script.session.data[-1].established()
-        script._turn()
+        script.data[-1].established()
+        script.play.settle()
         assert script.heard() == b"226 Done\r\n200 Noop\r\n"
         assert script.is_in_step
 
 
 def test_no_success_when_the_client_cannot_be_reached():
     with active_transfer() as script:
-        script.session.data[-1].close("refused", failed=True)
-        script._turn()
+        script.data[-1].fail()
+        script.play.settle()
         assert script.heard() == b"425 Cannot open a data connection\r\n"
         assert script.is_in_step
 
@@ -431,7 +431,7 @@ def test_no_success_when_the_client_is_not_reached_in_time():
     with active_transfer(patience=0.02) as script:
         script.wait()
         assert script.heard() == b"425 Cannot open a data connection\r\n"
-        assert not script.session.open
+        assert not script.open
         assert script.is_in_step
 
 
@@ -443,7 +443,7 @@ def test_a_transfer_without_a_data_connection_is_the_servers_to_refuse():
 
 def test_a_used_data_connection_does_not_spoil_the_next_transfer():
     with transferring() as script:
-        script.session.data[-1].close("reset", failed=True)
+        script.data[-1].fail()
         script.server(b"426 Broken\r\n")
         assert script.heard() == b"426 Broken\r\n"
         assert script.ask(b"RETR f", b"150 a\r\n226 b\r\n") == b"150 a\r\n226 b\r\n"

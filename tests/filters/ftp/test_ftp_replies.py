@@ -1,9 +1,10 @@
 import pytest
-from ftp_splits import cut, every_split
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fwproxy.errors import InvalidArgumentError
+from fwproxy.testing import every_split
+from fwproxy.testing.strategies import cut
 from fwproxy_filters.ftp.errors import FtpSyntaxError, MalformedReplyError
 from fwproxy_filters.ftp.replies import ReplyLine, ReplyReader, format_reply
 

@@ -80,7 +80,7 @@ def test_every_conversion(versions, asked, mode, sent):
         assert line == SENT_LINE[sent + server if sent == "EPRT" else sent]
         assert script.heard() == b""
         script.server(ANSWER[sent])
-        heard, calls = script.heard(), script.session.calls
+        heard, calls = script.heard(), script.calls
         wants_active, gets_active = asked.startswith(("PORT", "EPRT")), sent in {"PORT", "EPRT"}
         if wants_active and gets_active:
             assert heard == ANSWER[sent]
@@ -107,7 +107,7 @@ def test_every_conversion_when_the_server_refuses(versions, asked, mode, sent):
             assert heard == refusal
         else:
             assert heard == b"425 The server refuses the data connection\r\n"
-        assert not script.session.open
+        assert not script.open
         assert script.is_in_step
 
 
@@ -149,7 +149,7 @@ def test_a_multi_line_success_is_one_reply(asked):
 def test_replies_to_pasv_that_cannot_be_used(reply, log):
     with Script() as script:
         assert script.ask(b"PASV", reply) == b"425 Cannot open a data connection\r\n"
-        assert not script.session.calls
+        assert not script.calls
         assert script.is_in_step
     assert [line["event"] for line in log if line["log_level"] == "warning"] == [
         "data connection refused"
@@ -174,7 +174,7 @@ def test_replies_to_pasv_that_cannot_be_used(reply, log):
 def test_replies_to_epsv_that_cannot_be_used(reply):
     with Script() as script:
         assert script.ask(b"EPSV", reply) == b"425 Cannot open a data connection\r\n"
-        assert not script.session.calls
+        assert not script.calls
         assert script.is_in_step
 
 
@@ -199,10 +199,10 @@ def test_a_server_that_names_another_host(settings, target):
         heard = script.ask(b"PASV", b"227 (10,9,9,9,200,1)\r\n")
         if target is None:
             assert heard == b"425 Cannot open a data connection\r\n"
-            assert script.session.calls == []
+            assert script.calls == []
         else:
             assert heard == told("PASV", 40000)
-            assert script.session.calls == [("redirect", target)]
+            assert script.calls == [("redirect", target)]
 
 
 @pytest.mark.parametrize("mode", ["strict", "ignore", "allow"])
@@ -268,7 +268,7 @@ def test_addresses_that_are_refused(versions, said, code, mode):
         script.client(said + b"\r\n")
         assert script.heard().startswith(b"%d " % code)
         assert script.got() == b""
-        assert not script.session.open
+        assert not script.open
         assert script.is_in_step
 
 
@@ -284,11 +284,11 @@ def test_an_address_of_all_zeros_is_the_clients_own(versions, said):
     """lftp names it, and most servers refuse it."""
     with between(versions) as script:
         assert script.ask(said, b"200 Ok\r\n") == b"200 Ok\r\n"
-        assert script.session.calls == [("bind", CLIENT[versions[0]])]
+        assert script.calls == [("bind", CLIENT[versions[0]])]
     with between(versions, data_mode="passive") as script:
         script.ask(said, ANSWER["PASV"])
         script.client(b"RETR f\r\n")
-        assert script.session.calls == [("connect", CLIENT[versions[0]], SERVER["4"])]
+        assert script.calls == [("connect", CLIENT[versions[0]], SERVER["4"])]
 
 
 @pytest.mark.parametrize("versions", ["64", "66"])
@@ -302,7 +302,7 @@ def test_pasv_is_for_ipv4(versions):
 def test_low_ports_of_the_client():
     with Script(low_ports=True) as script:
         assert script.ask(b"PORT 10,0,0,8,0,21", b"200 Ok\r\n") == b"200 Ok\r\n"
-        assert script.session.calls == [("bind", Endpoint(CLIENT_V4, 21))]
+        assert script.calls == [("bind", Endpoint(CLIENT_V4, 21))]
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_after_epsv_all_only_epsv_is_allowed_and_the_server_does_not_know(mode):
             script.client(ASKED[verb] + b"\r\n")
             assert script.heard().startswith(b"503 ")
         assert script.got() == b""
-        assert not script.session.calls
+        assert not script.calls
         sent = SENT["44", "EPSV"][mode]
         assert script.ask(b"EPSV", ANSWER[sent]).startswith(b"229 ")
         assert script.got() == SENT_LINE[sent]
@@ -358,22 +358,22 @@ def test_epsv_all_is_answered_in_its_turn():
 @pytest.mark.parametrize("error", [PortsExhaustedError, PolicyRulesDeniedError, QuotaError])
 def test_what_the_firewall_refuses(asked, mode, call, error, log):
     with Script(data_mode=mode) as script:
-        script.session.refusals[call] = error("no more")
+        script.refuse(call, error("no more"))
         heard = script.ask(ASKED[asked], ANSWER[SENT["44", asked][mode]])
-        refused = any(name == call for name, *_ in script.session.calls)
+        refused = any(name == call for name, *_ in script.calls)
         assert heard.startswith(b"425 Cannot open a data connection\r\n") == refused
         if refused:
-            assert not script.session.open
+            assert not script.open
             (warning,) = [line for line in log if line["log_level"] == "warning"]
             assert warning["reason"] == "no more"
-        del script.session.refusals[call]
+        script.refuse(call, None)
         again = script.ask(ASKED[asked], ANSWER[SENT["44", asked][mode]])
         assert again.startswith((b"2", b"425" if refused and asked == "PORT" else b"2"))
 
 
 def test_an_address_that_the_firewall_does_not_allow_is_the_clients_fault():
     with Script() as script:
-        script.session.refusals["bind"] = AddressNotAllowedError("not yours")
+        script.refuse("bind", AddressNotAllowedError("not yours"))
         script.client(ASKED["PORT"] + b"\r\n")
         assert script.heard() == b"501 This address is not allowed\r\n"
 
@@ -387,14 +387,14 @@ def test_an_address_that_the_firewall_does_not_allow_is_the_clients_fault():
 def test_the_next_setup_withdraws_the_last(first, second, mode):
     with Script(data_mode=mode) as script:
         script.ask(ASKED[first], ANSWER[SENT["44", first][mode]])
-        before = set(script.session.open)
+        before = set(script.open)
         script.client(ASKED[second] + b"\r\n")
-        assert not before & script.session.open
+        assert not before & script.open
         script.server(ANSWER[SENT["44", second][mode]])
         assert script.heard().startswith(b"2")
         is_double = mode == "active" and second in {"PASV", "EPSV"}
         is_later = mode == "passive" and second in {"PORT", "EPRT4"}
-        assert len(script.session.open) == (0 if is_later else 2 if is_double else 1)
+        assert len(script.open) == (0 if is_later else 2 if is_double else 1)
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_two_at_once(lines):
             for line in sent:
                 script.server(ANSWER[line.split()[0].decode()])
         assert [line[:1] for line in script.heard().splitlines()] == [b"2", b"2"]
-        assert len(script.session.open) == 1
+        assert len(script.open) == 1
         assert script.is_in_step
 
 
@@ -415,7 +415,7 @@ def test_pasv_and_then_port_at_once():
     with Script() as script:
         script.client(b"PASV\r\nPORT 10,0,0,8,20,1\r\n").server(ANSWER["PASV"], ANSWER["PORT"])
         assert script.heard() == told("PASV", 40000) + ANSWER["PORT"]
-        assert script.session.open == {script.session.data[0]}
+        assert script.open == {script.data[0].connection}
 
 
 # Both sides wait: the proxy connects when the transfer starts.
@@ -424,15 +424,15 @@ def test_pasv_and_then_port_at_once():
 def test_both_sides_are_connected_when_the_transfer_starts():
     with Script(data_mode="passive") as script:
         script.ask(b"PORT 10,0,0,8,20,1", ANSWER["PASV"])
-        assert not script.session.calls
+        assert not script.calls
         script.ask(b"REST 10", b"350 Ok\r\n")
         script.ask(b"TYPE I", b"200 Ok\r\n")
-        assert not script.session.calls
+        assert not script.calls
         script.got()
         script.client(b"RETR f\r\n")
         assert script.got() == b"RETR f\r\n"
-        assert script.session.calls == [("connect", CLIENT["4"], SERVER["4"])]
-        script.session.data[-1].established()
+        assert script.calls == [("connect", CLIENT["4"], SERVER["4"])]
+        script.data[-1].established()
         script.server(b"150 a\r\n226 b\r\n")
         assert script.heard().endswith(b"150 a\r\n226 b\r\n")
 
@@ -443,7 +443,7 @@ def test_a_transfer_that_does_not_wait_for_the_answer_to_its_port():
         assert script.got() == b"PASV\r\n"
         script.server(ANSWER["PASV"])
         assert script.got() == b"RETR f\r\n"
-        assert script.session.calls == [("connect", CLIENT["4"], SERVER["4"])]
+        assert script.calls == [("connect", CLIENT["4"], SERVER["4"])]
 
 
 def test_both_wait_and_one_of_them_refuses():
@@ -451,7 +451,7 @@ def test_both_wait_and_one_of_them_refuses():
         script.ask(b"PORT 10,0,0,8,20,1", ANSWER["PASV"])
         script.client(b"RETR f\r\n")
         script.heard()
-        script.session.data[-1].close("refused", failed=True)
+        script.data[-1].fail()
         assert script.heard() == b"425 Cannot open a data connection\r\n"
         script.server(b"425 Nobody came\r\n")
         assert script.heard() == b""
@@ -461,7 +461,7 @@ def test_both_wait_and_one_of_them_refuses():
 def test_both_wait_and_the_firewall_says_no(log):
     with Script(data_mode="passive") as script:
         script.ask(b"PORT 10,0,0,8,20,1", ANSWER["PASV"])
-        script.session.refusals["connect"] = PolicyRulesDeniedError("not there")
+        script.refuse("connect", PolicyRulesDeniedError("not there"))
         script.client(b"RETR f\r\n")
         assert script.heard().endswith(b"425 Cannot open a data connection\r\n")
         script.server(b"425 Nobody came\r\n")
@@ -476,15 +476,15 @@ def test_both_wait_and_the_end_comes_first():
         script.ask(b"PORT 10,0,0,8,20,1", ANSWER["PASV"])
         script.client(b"QUIT\r\n")
         script.ask(b"RETR f", b"425 No\r\n")
-        assert not script.session.calls
+        assert not script.calls
 
 
 def test_a_transfer_refused_before_it_began_leaves_the_permission_for_the_next():
     with Script() as script:
         script.ask(b"PASV", ANSWER["PASV"])
         assert script.ask(b"RETR missing", b"550 No such file\r\n") == b"550 No such file\r\n"
-        assert len(script.session.open) == 1
-        script.session.actions[-1].come().established()
+        assert len(script.open) == 1
+        script.come().established()
         assert script.ask(b"LIST", b"150 a\r\n226 b\r\n") == b"150 a\r\n226 b\r\n"
 
 
@@ -492,14 +492,14 @@ def test_a_transfer_that_failed_on_its_way_leaves_no_permission():
     with Script() as script:
         script.ask(b"PASV", ANSWER["PASV"])
         script.ask(b"RETR f", b"150 a\r\n425 Nobody came\r\n")
-        assert not script.session.open
+        assert not script.open
 
 
 def test_the_server_and_the_client_both_come():
     with Script(data_mode="active") as script:
         script.ask(b"PASV", ANSWER["PORT"])
-        script.session.data[-1].server_comes()
-        assert script.session.actions[-1].come() is script.session.data[-1]
-        script.session.data[-1].established()
+        script.data[-1].server_comes()
+        assert script.come() is script.data[-1]
+        script.data[-1].established()
         assert script.ask(b"RETR f", b"150 a\r\n226 b\r\n") == b"150 a\r\n226 b\r\n"
-        assert not script.session.open
+        assert not script.open

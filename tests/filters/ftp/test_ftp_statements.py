@@ -5,11 +5,12 @@ import socket
 import pytest
 from ftp_ends import FILE, OTHER_V4, V4, open_ftp
 from rig import Peer, eventually
-from scripted import CLIENT_V4, PROXY_OUTSIDE, Script
+from scripted import CLIENT_V4, Script
 
 from fwproxy import Endpoint, ListenerKind, Transport
 from fwproxy.client_binds import hold_port
 from fwproxy.policy import Network, NetworkRelation, Relation, Rule
+from fwproxy.testing import PROXY_OUTSIDE
 from fwproxy_filters.ftp.addresses import format_port, parse_port
 
 PORT = b"PORT 10,0,0,8,6,17\r\n"
@@ -25,10 +26,11 @@ def test_s14_the_command_that_goes_on_carries_the_address_that_the_proxy_has_bou
     assert CLIENT.host == CLIENT_V4
     with Script() as script:
         script.client(PORT)
-        assert script.session.calls == [("bind", CLIENT)]
-        (data,) = script.session.data
-        assert data.proxy_address.host == PROXY_OUTSIDE[4]
-        assert script.got() == b"PORT %b\r\n" % format_port(data.proxy_address)
+        assert script.calls == [("bind", CLIENT)]
+        (made,) = script.data
+        address = made.connection.proxy_address
+        assert address.host == PROXY_OUTSIDE[4]
+        assert script.got() == b"PORT %b\r\n" % format_port(address)
 
 
 @pytest.mark.parametrize("host", [V4, OTHER_V4])

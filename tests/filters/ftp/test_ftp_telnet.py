@@ -1,8 +1,9 @@
 import pytest
-from ftp_splits import cut, every_split
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fwproxy.testing import every_split
+from fwproxy.testing.strategies import cut
 from fwproxy_filters.ftp.telnet import MAX_SUBNEGOTIATION, TelnetSignal, TelnetStripper, unescape
 
 NONE, IP, SYNCH = TelnetSignal.NONE, TelnetSignal.INTERRUPT, TelnetSignal.SYNCH
