@@ -18,6 +18,16 @@ class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
 
+def check_no_loop_runs() -> None:
+    """Make sure that a loop can be turned here.
+
+    Raises:
+        RuntimeError: this thread runs one already.
+    """
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, and None without
+        raise RuntimeError("a scripted test is a plain function: it turns a loop of its own")
+
+
 class ManualLoop(asyncio.BaseEventLoop):
     """Runs callbacks, tasks and timers, waits for nothing and nobody, and opens no descriptor.
 
@@ -45,7 +55,6 @@ class ManualLoop(asyncio.BaseEventLoop):
         """Turn until nothing is left to do at this time.
 
         Raises:
-            RuntimeError: this thread runs another loop: tests with this one are plain functions.
             AssertionError: there is no end to it.
         """
         for _ in range(MAX_TURNS):
@@ -56,8 +65,6 @@ class ManualLoop(asyncio.BaseEventLoop):
 
     def turn(self) -> None:
         """Do what is due now, once."""
-        if asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented, and None without
-            raise RuntimeError("a scripted test is a plain function: it turns a loop of its own")
         self.call_soon(self.stop)
         self.run_forever()
 

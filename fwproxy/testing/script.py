@@ -21,7 +21,7 @@ from fwproxy.flags import Verdict
 from fwproxy.ledger import LedgerEntry
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.session import Session
-from fwproxy.testing.loop import ManualLoop
+from fwproxy.testing.loop import ManualLoop, check_no_loop_runs
 from fwproxy.testing.network import Answer, Dialled, Network
 from fwproxy.testing.outcome import Outcome, left
 from fwproxy.testing.peers import DatagramPeer, Peer
@@ -63,7 +63,12 @@ class Script:
         answer: what happens to the connections that the proxy makes, or a function that tells.
         connect: whether the client connects at once.
         settings: the settings of each filter by its name.
+        hosts: the addresses of host names.
         rest: what else a `Config` has: `limits`, `networks`, `relations`, `rules`, `secondary` ...
+
+    Raises:
+        RuntimeError: a loop runs in this thread.
+        ConfigError: the settings do not fit.
 
     Attributes:
         loop: the event loop.
@@ -90,26 +95,31 @@ class Script:
         hosts: Mapping[str, Sequence[str]] | None = None,
         **rest: Any,
     ) -> None:
-        self.loop = ManualLoop()
-        self.loop.hosts.update({name: tuple(found) for name, found in (hosts or {}).items()})
-        self.hosts = self.loop.hosts
+        check_no_loop_runs()
         self.answer = answer
         self._client_address = Endpoint(client)
-        proxy = {*PROXY_INSIDE.values(), *PROXY_OUTSIDE.values()}
-        self.network = Network(self.loop, proxy, self._route)
-        self.network.how = self._answer_to
         names = tuple(each.name for each in filters)
         protocol = attrs.evolve(protocol or ProtocolDefinition(LISTENER), filters=names)
         upstream = parse_destination(server) if kind is ListenerKind.FORWARD else None
         self._server: Destination = parse_destination(server)
         config = script_config(self._inside, protocol, protocols, kind, upstream, settings, rest)
-        self.firewall = ScriptedFirewall(config, filters, self.network)
+        self.loop = ManualLoop()
+        self.loop.hosts.update({name: tuple(found) for name, found in (hosts or {}).items()})
+        self.hosts = self.loop.hosts
+        proxy = {*PROXY_INSIDE.values(), *PROXY_OUTSIDE.values()}
+        self.network = Network(self.loop, proxy, self._route)
+        self.network.how = self._answer_to
         self._sessions: list[Session] = []
         self._failures_seen = 0
         self._is_closed = False
-        self.loop.run(self.firewall.start())
-        if connect:
-            self.connect_client()
+        try:
+            self.firewall = ScriptedFirewall(config, filters, self.network)
+            self.loop.run(self.firewall.start())
+            if connect:
+                self.connect_client()
+        except BaseException:
+            self.loop.close()
+            raise
 
     @property
     def _inside(self) -> Endpoint:
