@@ -1,9 +1,8 @@
 """The addresses that FTP carries: PORT and EPRT arguments, 227 and 229 replies.
 
-All parsers are strict: numbers are plain decimals without sign, leading zero or blanks inside, in
-their range, and exactly as many as there must be. Port 0 is refused everywhere, and an address of
-all zeros is returned as it is: what it stands for is the caller's to decide. Formatting and parsing
-are each other's inverses.
+How they are spelled is the kit's business (`fwproxy.kit.endpoints`); which reply a wrong one gets
+is FTP's. An address of all zeros is returned as it is: what it stands for is the caller's to
+decide. Formatting and parsing are each other's inverses.
 """
 
 from __future__ import annotations
@@ -13,21 +12,19 @@ import re
 from collections.abc import Sequence
 
 from fwproxy.address import Endpoint
-from fwproxy.errors import InvalidArgumentError
+from fwproxy.kit.endpoints import (
+    Barred,
+    EndpointError,
+    FamilyError,
+    SixNumbers,
+    checked_port,
+)
+from fwproxy.kit.places import find_six_numbers
 from fwproxy_filters.ftp.errors import FtpSyntaxError, ProtocolNotSupportedError
 
-_NUMBER = rb"(0|[1-9][0-9]{0,2})"
-_PORT = re.compile(rb" *" + b",".join([_NUMBER] * 6) + rb" *")
-_NUMBER_LIST = re.compile(rb"(?<![0-9])[0-9]++(?: *+, *+[0-9]++)++")
-_SIX_NUMBERS = re.compile(rb" *, *".join([_NUMBER] * 6))
-_NOT_BEFORE = re.compile(rb"(?:[\w+.-]|,[ ]*)\Z", re.ASCII)
-_NOT_AFTER = re.compile(rb"[\w+-]|[ ]*,|\.[0-9]", re.ASCII)
+_SIX_NUMBERS = SixNumbers()
+_BARRED = Barred()
 _EPSV_REPLY = re.compile(rb"\(([!-~])\1\1([1-9][0-9]{0,4})\1\)")
-_LONGEST_IP = 45
-"""Characters of the longest spelling of an IPv6 address."""
-
-_VERSION = {b"1": 4, b"2": 6}
-"""IP versions by address family number (RFC 2428 section 2)."""
 
 
 class EpsvArgument(enum.Enum):
@@ -46,32 +43,24 @@ def parse_port(argument: bytes) -> Endpoint:
     Raises:
         FtpSyntaxError: with 501.
     """
-    match = _PORT.fullmatch(argument)
-    endpoint = _six_numbers(match) if match else None
-    if endpoint is None:
-        raise FtpSyntaxError(501, "Syntax error in the address, PORT h1,h2,h3,h4,p1,p2")
-    return endpoint
+    try:
+        return _SIX_NUMBERS.parse(argument.strip(b" "))
+    except EndpointError:
+        raise FtpSyntaxError(501, "Syntax error in the address, PORT h1,h2,h3,h4,p1,p2") from None
 
 
 def parse_227(text: bytes) -> Endpoint:
     """Return the address in the text of a reply to PASV, with or without its code.
 
-    The six numbers may stand anywhere, in parentheses or not, with blanks around their commas (RFC
-    1123 section 4.1.2.6), but the text must leave no doubt: two addresses, or a list of more than
-    six numbers, are refused.
+    It must leave no doubt, see `find_six_numbers`.
 
     Raises:
         FtpSyntaxError: with 425.
     """
-    lists = [m for m in _NUMBER_LIST.finditer(text) if m.group().count(b",") >= 5]
-    if len(lists) == 1:
-        start, end = lists[0].span()
-        match = _SIX_NUMBERS.fullmatch(text, start, end)
-        apart = not _NOT_BEFORE.search(text, 0, start) and not _NOT_AFTER.match(text, end)
-        endpoint = _six_numbers(match) if match and apart else None
-        if endpoint is not None:
-            return endpoint
-    raise FtpSyntaxError(425, "Cannot read the address in the server's reply to PASV")
+    place = find_six_numbers(text)
+    if place is None:
+        raise FtpSyntaxError(425, "Cannot read the address in the server's reply to PASV")
+    return place.destination
 
 
 def parse_eprt(argument: bytes, supported: Sequence[int] = (1, 2)) -> Endpoint:
@@ -85,23 +74,14 @@ def parse_eprt(argument: bytes, supported: Sequence[int] = (1, 2)) -> Endpoint:
         ProtocolNotSupportedError: with 522, the family is another number.
         FtpSyntaxError: with 501.
     """
-    argument = argument.strip(b" ")
-    delimiter = argument[:1]
-    fields = argument.split(delimiter) if delimiter else []
-    if len(fields) != 5 or fields[4] or not b"!" <= delimiter <= b"~":
-        raise _bad_eprt()
-    _, family, host, port = fields[:4]
-    _check_family(family, supported, _bad_eprt())
-    number = _port_number(port)
-    if number is None or len(host) > _LONGEST_IP or b"%" in host or not host.isascii():
-        raise _bad_eprt()
     try:
-        endpoint = Endpoint(host.decode("ascii"), number)
-    except InvalidArgumentError:
-        raise _bad_eprt() from None
-    if endpoint.version != _VERSION[family]:
-        raise _bad_eprt()
-    return endpoint
+        return Barred(supported).parse(argument.strip(b" "))
+    except FamilyError:
+        raise ProtocolNotSupportedError(supported) from None
+    except EndpointError:
+        raise FtpSyntaxError(
+            501, "Syntax error in the address, EPRT |family|address|port|"
+        ) from None
 
 
 def parse_229(text: bytes) -> int:
@@ -116,9 +96,8 @@ def parse_229(text: bytes) -> int:
     matches = _EPSV_REPLY.findall(text)
     if len(matches) == 1:
         delimiter, port = matches[0]
-        number = _port_number(port)
-        if number is not None and delimiter not in port:
-            return number
+        if delimiter not in port and int(port) <= 65535:
+            return int(port)
     raise FtpSyntaxError(425, "Cannot read the port in the server's reply to EPSV")
 
 
@@ -134,7 +113,12 @@ def parse_epsv(argument: bytes | None, supported: Sequence[int] = (1, 2)) -> Eps
         return EpsvArgument.ANY
     if wanted == b"ALL":
         return EpsvArgument.ALL
-    _check_family(wanted, supported, FtpSyntaxError(501, "EPSV takes a network protocol or ALL"))
+    try:
+        Barred(supported).version(wanted)
+    except FamilyError:
+        raise ProtocolNotSupportedError(supported) from None
+    except EndpointError:
+        raise FtpSyntaxError(501, "EPSV takes a network protocol or ALL") from None
     return EpsvArgument(wanted.decode("ascii"))
 
 
@@ -144,10 +128,7 @@ def format_port(endpoint: Endpoint) -> bytes:
     Raises:
         InvalidArgumentError: the address is IPv6, or the port 0.
     """
-    if endpoint.version != 4:
-        raise InvalidArgumentError(f"{endpoint} is not an IPv4 address, PORT and 227 need one")
-    high, low = divmod(_checked_port(endpoint.port), 256)
-    return f"{endpoint.host.replace('.', ',')},{high},{low}".encode("ascii")
+    return _SIX_NUMBERS.format(endpoint)
 
 
 def format_227(endpoint: Endpoint) -> bytes:
@@ -165,8 +146,7 @@ def format_eprt(endpoint: Endpoint) -> bytes:
     Raises:
         InvalidArgumentError: the port is 0.
     """
-    family = 1 if endpoint.version == 4 else 2
-    return f"|{family}|{endpoint.host}|{_checked_port(endpoint.port)}|".encode("ascii")
+    return _BARRED.format(endpoint)
 
 
 def format_229(port: int) -> bytes:
@@ -175,36 +155,4 @@ def format_229(port: int) -> bytes:
     Raises:
         InvalidArgumentError: the port is not in 1-65535.
     """
-    return b"Entering Extended Passive Mode (|||%d|)" % _checked_port(port)
-
-
-def _six_numbers(match: re.Match[bytes]) -> Endpoint | None:
-    *octets, high, low = numbers = [int(group) for group in match.groups()]
-    port = high * 256 + low
-    if max(numbers) > 255 or not port:
-        return None
-    return Endpoint.from_sockaddr((".".join(map(str, octets)), port))
-
-
-def _check_family(family: bytes, supported: Sequence[int], otherwise: FtpSyntaxError) -> None:
-    if not family.isdigit():
-        raise otherwise
-    if family not in _VERSION or int(family) not in supported:
-        raise ProtocolNotSupportedError(supported)
-
-
-def _port_number(digits: bytes) -> int | None:
-    if not digits.isdigit() or len(digits) > 5 or digits.startswith(b"0"):
-        return None
-    number = int(digits)
-    return number if number <= 65535 else None
-
-
-def _checked_port(port: int) -> int:
-    if not 1 <= port <= 65535:
-        raise InvalidArgumentError(f"port {port} is not in 1-65535")
-    return port
-
-
-def _bad_eprt() -> FtpSyntaxError:
-    return FtpSyntaxError(501, "Syntax error in the address, EPRT |family|address|port|")
+    return b"Entering Extended Passive Mode (|||%d|)" % checked_port(port)
