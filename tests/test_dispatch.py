@@ -246,6 +246,26 @@ def attaching(make=Hearing, hooks=HEARS_CONNECTS):
     )
 
 
+async def test_filters_are_started_and_shut_down():
+    heard = []
+
+    class Kept(Filter):
+        name = "kept"
+
+        def filter_init(self, firewall):
+            heard.append(("start", len(firewall.sessions)))
+            self.firewall = firewall
+            return Hooks()
+
+        def filter_shutdown(self):
+            heard.append(("shutdown", len(self.firewall.sessions)))
+
+    async with open_world(Kept) as world:
+        await world.primary()
+        assert heard == [("start", 0)]
+    assert heard == [("start", 0), ("shutdown", 0)]
+
+
 async def test_a_filter_attaches_once_to_each_session_on_its_first_event():
     kind = attaching(hooks=Hooks.on(ConnectTcp, ConnectionTerminating))
     async with open_world(kind) as world:

@@ -21,6 +21,7 @@ from fwproxy import (
     DataFilter,
     Endpoint,
     IpFilter,
+    SessionFlags,
     Transport,
     Verdict,
     events,
@@ -348,6 +349,17 @@ async def test_the_names_of_both_ends_of_a_stream():
         bound.kill()
         assert bound.external_socket_name is bound.internal_socket_name is None
         assert bound.external_peer_name == server.address
+
+
+async def test_the_flags_of_a_session():
+    async with open_world() as world:
+        session = (await world.primary()).session
+        assert session.session_flags == SessionFlags.NONE
+        session.authenticated_user = "alice"
+        assert session.session_flags == SessionFlags.AUTHENTICATED
+        session.primary.kill()
+        await world.ended()
+        assert session.session_flags == SessionFlags.AUTHENTICATED | SessionFlags.TERMINATED
 
 
 async def test_the_flags_of_a_connection():
