@@ -139,7 +139,7 @@ class Script:
     ) -> None:
         if kind is None:
             self.end()
-            reasons = {action.close_reason for action in self._actions}
+            reasons = {action.close_reason for action in self.actions}
             assert "its session has ended" not in reasons, "something was left open"
         self.play.__exit__(kind, error, trace)
 
@@ -228,7 +228,8 @@ class Script:
         return [target.proxy_address if isinstance(target, Connection) else target]
 
     @property
-    def _actions(self) -> list[FirewallAction]:
+    def actions(self) -> list[FirewallAction]:
+        """The permissions that there have been, in their order."""
         actions = []
         for call in self.play.calls:
             if call.name == "redirect_connections" and call.result:
@@ -244,7 +245,7 @@ class Script:
             each for each in self._secondaries if each.state is not ConnectionState.ESTABLISHED
         }
         theirs = {each.permission for each in unmade if each.proxy_address is not None}
-        return unmade | {each for each in self._actions if each.is_active and each not in theirs}
+        return unmade | {each for each in self.actions if each.is_active and each not in theirs}
 
     @property
     def _secondaries(self) -> list[Connection]:

@@ -379,7 +379,7 @@ def test_whoever_aborts_hears_what_the_server_says(replies):
     """ProFTPD may answer the ABOR of an upload before the upload."""
     with transferring() as script:
         script.client(b"ABOR\r\n")
-        script.session.data[-1].close("reset by the server", failed=True)
+        script.data[-1].fail()
         script.server(replies)
         assert script.heard() == replies
         script.client(b"NOOP\r\n").server(b"200 Ok\r\n")
@@ -453,22 +453,22 @@ def test_a_used_data_connection_does_not_spoil_the_next_transfer():
 def test_what_a_transfer_has_not_used_is_withdrawn_if_the_next_has_its_own(replies):
     with logged_in() as script:
         script.client(PASSIVE[0]).server(PASSIVE[1])
-        (first,) = script.session.actions
+        (first,) = script.actions
         script.client(b"RETR f\r\n" + PASSIVE[0])
         assert first.is_active
         script.server(replies)
         assert not first.is_active
         script.server(PASSIVE[1])
-        assert script.session.actions[-1].is_active
+        assert script.actions[-1].is_active
 
 
 def test_a_client_cannot_come_any_more_when_its_server_is_gone():
     with Script(data_mode="active") as script:
         script.ask(b"PASV", b"200 Ok\r\n")
-        (action,), (data,) = script.session.actions, script.session.data
+        action, (data,) = script.actions[-1], script.data
         data.server_comes()
         assert action.is_active
-        data.close("reset by the server", failed=True)
+        data.fail()
         assert not action.is_active
         script.heard(), script.got()
         script.client(b"RETR f\r\n")

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import CLIENT_V4, CLIENT_V6, SERVER_V4, SERVER_V6, FakeAction, FakeData, Script
 from sequences import Step, stories
+from stand_ins import CLIENT_V4, CLIENT_V6, SERVER_V4, SERVER_V6, FakeAction, FakeData, Script
 
 from fwproxy.errors import PortsExhaustedError
 
