@@ -2,16 +2,17 @@
 
 The rooms, each importing only rows above it (`tests/test_layers.py` checks it)::
 
-    errors  version
-    address  clock
+    errors  version  intervals
+    address  clock  bounds
     protocol
     flags  events
     flag_rules
+    times  scope  networks
+    rules
     policy
     filter
     kit/
     problems  toml_lines
-    bounds
     shared_config
     config
     structure

@@ -55,6 +55,13 @@ class PortRange:
         if self.first > self.last:
             raise ConfigError(f"the port range {self} ends before it starts")
 
+    def holds(self, other: PortRange) -> bool:
+        """Tell whether all of another range is in this one."""
+        return self.first <= other.first and other.last <= self.last
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
     def __len__(self) -> int:
         return self.last - self.first + 1
 
