@@ -13,18 +13,19 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     filter
     kit/
     problems  toml_lines
-    shared_config
+    shared_config  rule_check
     config
     structure
     config_file  registry  log
-    port_sockets  reservation  ports  ledger  expected  resolve
+    port_sockets  reservation  ports  quotas  ledger_file  ledger  expected  resolve
     shared_memory  shared
     datapath/
     engine
-    sources
+    sources  grants
     dispatch  naming  carrying  opening  connection_facts  connection_calls  connection
     factories  datagrams  address_check  secondary  emulation  inbound  outbound
     access  client_binds  future  sharing
+    terms  holdings
     session_calls  session
     listeners/
     firewall

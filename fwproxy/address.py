@@ -374,7 +374,9 @@ def prefix_numbers(text: str) -> tuple[int, int]:
     if not slash:
         number = number_of(host)
         return number, number + 1
-    if ":" not in host and length.isascii() and length.isdigit() and int(length) <= 32:  # makes no objects
+    if (
+        ":" not in host and length.isascii() and length.isdigit() and int(length) <= 32
+    ):  # makes no objects
         number, size = number_of(host), 1 << (32 - int(length))
         if not number % size:
             return number, number + size

@@ -19,9 +19,10 @@ from fwproxy.errors import AddressNotAllowedError, InvalidArgumentError
 from fwproxy.events import ConnectTcp, UdpDestination
 from fwproxy.flag_rules import check_flags
 from fwproxy.flags import SecondaryFlags
-from fwproxy.ledger import FirewallAction
+from fwproxy.grants import granted
+from fwproxy.ledger import USED, FirewallAction
 from fwproxy.outbound import connect_accepted
-from fwproxy.secondary import USED, SecondaryCall, another_connection
+from fwproxy.secondary import SecondaryCall, another_connection
 
 if TYPE_CHECKING:
     from fwproxy.session import Session
@@ -64,7 +65,9 @@ class ExpectedConnect:
 
     def accept(self, sock: socket.socket, client: Endpoint) -> Connection | None:
         """Take the client's socket; None, and the client is cut off, if the session is full."""
-        return connect_accepted(self.call, self.action, sock, client, self.server)
+        made = connect_accepted(self.call, self.action, sock, client, self.server)
+        self.action.settle()
+        return made
 
     def connection(self, client: Endpoint) -> Connection | None:
         """Make the connection for a listener of datagrams to carry; None if there is no room."""
@@ -72,6 +75,7 @@ class ExpectedConnect:
         if made is not None:
             made.permission = self.action
             made.server_address = self.server
+        self.action.settle()
         return made
 
     def pass_to(self, heir: Session) -> None:
@@ -80,16 +84,17 @@ class ExpectedConnect:
         The filter that has asked is part of the session that ends, so nobody hears of the
         establishment any more.
         """
-        self.action.session.permissions.discard(self.action)
+        self.action.session.let_go(self.action)
         self.call = attrs.evolve(self.call, session=heir, session_filter=None)
         self.action.session = heir
-        heir.permissions.add(self.action)
+        heir.hold(self.action)
 
 
 async def allow_future_connect(call: SecondaryCall, server: Endpoint) -> FirewallAction:
     """Do what `Session.allow_future_connect` says."""
     session, engine = call.session, call.session.engine
     session.check_room(1, 0)
+    call = granted(call, "allow", [server.host])
     check_flags("allow_future_connect", call.flags, call.protocol.transport)
     if server.port == 0 or reach_of(server.host) is Reach.NOWHERE:
         raise InvalidArgumentError(f"{server} is no address to connect to")

@@ -55,12 +55,19 @@ class Networks:
     Without networks there is one, where everything is routed. The proxy's own host, that is its
     loopback addresses where no prefix holds them, is routed to every network.
 
+    Attributes:
+        by_name: the networks.
+        relations: between them.
+        translates: whether servers see addresses of the proxy that are configured, across NAT.
+
     Raises:
         InvalidArgumentError: two networks have the same prefix, or a relation names a network
             that is not there.
     """
 
-    def __init__(self, networks: Iterable[Network] = (), relations: Iterable[Relation] = ()) -> None:
+    def __init__(
+        self, networks: Iterable[Network] = (), relations: Iterable[Relation] = ()
+    ) -> None:
         self.by_name = {network.name: network for network in networks}
         self.relations = tuple(relations)
         self._kinds = {(r.source, r.target): r.kind for r in self.relations}
@@ -70,6 +77,11 @@ class Networks:
             for prefix in network.prefixes
         ]
         self._map = NestedMap(prefixes)
+        self.translates = any(
+            relation.kind is NetworkRelation.NAT and self.by_name[relation.target].addresses
+            for relation in self.relations
+            if relation.target in self.by_name
+        )
         for problem in self.problems():
             raise InvalidArgumentError(problem)
 

@@ -49,13 +49,13 @@ class Decision:
     Attributes:
         allowed: yes or no.
         rule: the name of the rule that gave it, or another reason, for the log and the ledger.
-        terms: the rule, if it says more than yes.
+        number: the rule's place, if it says more than yes.
         error: what a refusal is raised as.
     """
 
     allowed: bool
     rule: str
-    terms: Rule | None = None
+    number: int | None = None
     error: type[CallError] = PolicyRulesDeniedError
 
     def denial(self, what: object) -> CallError:
@@ -80,14 +80,14 @@ class _Entry:
 
     @classmethod
     def of(cls, number: int, rule: Rule) -> _Entry:
-        terms = None if rule.is_plain or not rule.allow else rule
+        place = None if rule.is_plain or not rule.allow else number - 1
         return cls(
             frozenset(rule.protocols),
             frozenset(rule.sources),
             frozenset(rule.targets),
             frozenset(rule.users),
             rule,
-            Decision(rule.allow, rule.name or f"rule {number}", terms),
+            Decision(rule.allow, rule.name or f"rule {number}", place),
         )
 
 

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import attrs
 
-from fwproxy.bounds import not_negative, positive
+from fwproxy.bounds import positive
 from fwproxy.errors import ConfigError
 from fwproxy.scope import Scope
 from fwproxy.times import WeekTime
 
-_count = attrs.validators.optional(positive)
+_count: Any = attrs.validators.optional(positive)
 
 
 @attrs.frozen(slots=True)
@@ -22,13 +22,13 @@ class RuleLimits:
     Attributes:
         max_connections: primary and secondary connections at a time.
         max_permissions: unused permissions at a time.
-        connection_rate: new primary connections per second; 0 is without a limit.
+        connection_rate: new primary connections per second.
         connection_burst: how many of them may come at once.
     """
 
     max_connections: int | None = attrs.field(default=None, validator=_count)
     max_permissions: int | None = attrs.field(default=None, validator=_count)
-    connection_rate: float = attrs.field(default=0.0, validator=not_negative)
+    connection_rate: float | None = attrs.field(default=None, validator=_count)
     connection_burst: int = attrs.field(default=10, validator=positive)
 
 

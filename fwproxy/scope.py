@@ -11,8 +11,8 @@ from fwproxy.address import Transport, parse_prefix
 from fwproxy.bounds import PortRange, positive
 from fwproxy.errors import ConfigError, InvalidArgumentError
 
-Call = Literal["bind", "redirect", "connect", "allow", "approve", "share"]
-"""The calls of a session that open something, by their first word or what they do."""
+Call = Literal["bind", "redirect", "connect", "allow", "approve", "emulate", "share"]
+"""The calls of a session that open something, in a word."""
 
 CALLS: dict[Call, str] = {
     "bind": "bind_for_client",
@@ -20,6 +20,7 @@ CALLS: dict[Call, str] = {
     "connect": "connect_for_client",
     "allow": "allow_future_connect",
     "approve": "retroactive_allow_bind",
+    "emulate": "emulate_client_bind",
     "share": "share_redirection",
 }
 
@@ -57,9 +58,7 @@ class Scope:
     transports: tuple[Transport, ...] | None = None
     peers: tuple[str, ...] | None = None
     ports: PortRange | None = None
-    timeout: float | None = attrs.field(
-        default=None, validator=attrs.validators.optional(positive)
-    )
+    timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(positive))
     calls: tuple[Call, ...] | None = attrs.field(default=None, validator=_known_calls)
 
     @property
