@@ -29,7 +29,7 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     session_calls  session
     listeners/
     firewall
-    demo  testing  host  catalogue  overview
+    demo  testing  host  catalogue  rule_words  overview
     service  cli  __main__
 """
 

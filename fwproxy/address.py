@@ -365,7 +365,7 @@ def parse_prefix(text: str) -> IpNetwork:
 def prefix_numbers(text: str) -> tuple[int, int]:
     """Return the numbers of a prefix's addresses, from the first to before the second one.
 
-    A prefix of IPv4-mapped addresses is one of IPv4 addresses, as `parse_ip` has it.
+    One of IPv4-mapped addresses holds nobody: those are the IPv4 addresses, as `parse_ip` has it.
 
     Raises:
         InvalidArgumentError: it is no prefix.
@@ -384,9 +384,6 @@ def prefix_numbers(text: str) -> tuple[int, int]:
     low = int(prefix.network_address)
     if prefix.version == 4:
         return low, low + (1 << (32 - prefix.prefixlen))
-    if prefix.prefixlen >= 96 and low >> 32 == 0xFFFF:
-        low -= 0xFFFF << 32
-        return low, low + (1 << (128 - prefix.prefixlen))
     return _V6 + low, _V6 + low + (1 << (128 - prefix.prefixlen))
 
 

@@ -106,8 +106,8 @@ class PortPool:
         self, transport: Transport, count: int, host: str, within: PortRange | None = None
     ) -> PortsExhaustedError:
         return PortsExhaustedError(
-            f"no {count} consecutive {transport.value} port(s) of {within or self.ports} are free "
-            f"on {host} (secondary.ports)"
+            f"no {count} consecutive {transport.value} port(s) of {within or self.ports} "
+            f"are free on {host} (secondary.ports)"
         )
 
     def _is_full(self, taken: set[int]) -> bool:
