@@ -54,12 +54,17 @@ def _check_bind(
 
 
 def _is_foreign(session: Session, proxy_address: Endpoint, clients: Sequence[Endpoint]) -> bool:
-    """Tell whether the address to bind is that of a client, in a routed network (S12).
+    """Tell whether the address to bind is that of a client (S12).
+
+    It is in a routed network, or where a rule publishes the server with its clients' addresses
+    kept: then the server knows this client by no other one.
 
     Raises:
         NetworkRulesDeniedError: the client's network is not routed to the server's.
     """
     host = proxy_address.host
+    if session.terms.shows_client and host == session.client_address.host:
+        return not is_local(host)
     if host not in {client.host for client in clients} or is_local(host):
         return False
     server = session.server_host or host

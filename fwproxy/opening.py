@@ -241,9 +241,7 @@ class Opening:
         server, *others = servers
         connection.server_address = server
         try:
-            source = (
-                Source(self._source) if self._source else source_towards_server(connection, server)
-            )
+            source = source_towards_server(connection.session, server, self._source)
         except CallError as error:
             self.refuse(error)
             return

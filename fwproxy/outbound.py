@@ -28,7 +28,7 @@ from fwproxy.secondary import (
     increase_receive_buffer,
     max_peers,
 )
-from fwproxy.sources import nat_source
+from fwproxy.sources import source_towards_server
 
 
 @attrs.frozen(slots=True)
@@ -164,13 +164,13 @@ def _redirect_udp(call: SecondaryCall, sock: socket.socket, target: Endpoint) ->
     connection.server_address = target
     peers = IpFilter.only(session.client_address.host)
     address = Endpoint.from_sockaddr(sock.getsockname())
-    source = call.source or nat_source(session, target)
+    source = source_towards_server(session, target, call.source)
     relay = DatagramRelay(
         session.engine.poller,
         session.engine.deadlines,
         connection,
         sock,
-        open_far=lambda _: connected_udp(target, source),
+        open_far=lambda _: connected_udp(target, source.address, foreign=source.is_foreign),
         ends_of=lambda client: Ends(client, target),
         allowed=peers.is_included,
         admit=Destinations(connection).admit,

@@ -24,7 +24,6 @@ from fwproxy.flags import ConnectionFlags, SecondaryFlags
 from fwproxy.policy import NetworkRelation
 
 if TYPE_CHECKING:
-    from fwproxy.connection import Connection
     from fwproxy.session import Session
 
 TRANSLATED = frozenset({NetworkRelation.NAT, NetworkRelation.REVERSE_NAT})
@@ -68,23 +67,27 @@ def _facing(session: Session, client: Endpoint) -> Endpoint | None:
     return None if host is None else Endpoint(host)
 
 
-def source_towards_server(connection: Connection, server: Endpoint) -> Source:
-    """Return where to leave from towards a server, where the call says nothing about it.
+def source_towards_server(session: Session, server: Endpoint, asked: Endpoint | None) -> Source:
+    """Return where to leave from towards a server.
+
+    Args:
+        session: whose server it is.
+        server: where to.
+        asked: what the call says about it (S36); None leaves it open.
 
     Raises:
         NatAddressNotAvailableError: no address of the proxy fits, across NAT.
         AddressNotAvailableError: the server shall see the client, and speaks another IP version.
     """
-    session = connection.session
-    if session.terms.shows_client and not connection.is_secondary:
-        client = session.client_address
+    client = session.client_address
+    if session.terms.shows_client and (asked is None or asked.host == client.host):
         if client.version != server.version:
             raise AddressNotAvailableError(f"{server} cannot see {client.host} as its client")
-        return Source(client, is_foreign=True)
-    return Source(nat_source(session, server))
+        return Source(asked or client, is_foreign=True)
+    return Source(asked or _nat_source(session, server))
 
 
-def nat_source(session: Session, server: Endpoint) -> Endpoint | None:
+def _nat_source(session: Session, server: Endpoint) -> Endpoint | None:
     """Return the proxy's own address that a server sees across NAT; None leaves it to the host.
 
     Raises:

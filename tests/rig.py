@@ -432,9 +432,9 @@ async def open_world(
         names, upstream=upstream or server.address, bind=Endpoint(host), **settings
     )
     firewall = Firewall(config, filters)
-    await firewall.start()
     world = World(firewall, server)
     try:
+        await firewall.start()
         yield world
         if firewall._engine is not None:
             world.close_ends()
