@@ -214,8 +214,9 @@ class Firewall:
             usages = [self._engine.quotas.rule(r.name, r.limits) for r in self.config.rules]
             for config in self.config.listeners:
                 terms = self._terms(config)
-                listener = _LISTENERS[config.kind](self._engine, config, terms, self._sessions)
-                listener.terms_by_rule = self._terms_by_rule(config, terms, usages)
+                by_rule = self._terms_by_rule(config, terms, usages)
+                kind = _LISTENERS[config.kind]
+                listener = kind(self._engine, config, terms, self._sessions, by_rule)
                 listener.start()
                 self.listeners[config.name] = listener
         except BaseException:

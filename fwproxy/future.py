@@ -15,7 +15,7 @@ import attrs
 from fwproxy.address import Endpoint, IpFilter, Reach, Transport, reach_of
 from fwproxy.address_check import server_address_problem
 from fwproxy.connection import Connection
-from fwproxy.errors import AddressNotAllowedError, InvalidArgumentError
+from fwproxy.errors import AddressNotAllowedError, CallError, InvalidArgumentError
 from fwproxy.events import ConnectTcp, UdpDestination
 from fwproxy.flag_rules import check_flags
 from fwproxy.flags import SecondaryFlags
@@ -78,6 +78,14 @@ class ExpectedConnect:
         self.action.settle()
         return made
 
+    def may_pass_to(self, heir: Session) -> bool:
+        """Tell whether another session has room for it, and its rule and listener grant it."""
+        try:
+            granted(attrs.evolve(self.call, session=heir), "allow", [self.server.host])
+        except CallError:
+            return False
+        return heir.has_room(1, 0)
+
     def pass_to(self, heir: Session) -> None:
         """Make another session of the same client's address the owner.
 
@@ -114,14 +122,13 @@ async def allow_future_connect(call: SecondaryCall, server: Endpoint) -> Firewal
 
 
 def hand_over(session: Session, others: list[Session]) -> None:
-    """Give what is bound to the client's address to another session of it that has room.
+    """Give what is bound to the client's address to another session of it that may have it.
 
     Without one the permissions end with the session, as those do that are bound to it.
     """
-    most = session.engine.limits.max_permissions_per_session
     for expected in session.engine.expected.of_session(session):
         if not expected.is_address_based:
             continue
-        heir = next((each for each in others if len(each.permissions) < most), None)
+        heir = next((each for each in others if expected.may_pass_to(each)), None)
         if heir is not None:
             expected.pass_to(heir)

@@ -115,11 +115,16 @@ def granted(
         more: what counts as permissions besides those that `Session.check_room` is asked for.
 
     Raises:
-        PolicyRulesDeniedError: the call, its transport or its ports are not granted.
+        PolicyRulesDeniedError: the call, its transport or its ports are not granted, or it comes
+            before the primary connection has a rule.
         AddressNotAllowedError: a remote host is not, or nobody who is may come.
         QuotaError: there are as many permissions as are granted.
     """
     session = call.session
+    if not session.rule and session.listener.rules_grant:
+        raise PolicyRulesDeniedError(
+            f"what rules grant is not known until one has let {session.client_address.host} in"
+        )
     if not session.terms.grants:
         return call
     remotes = tuple(remotes)

@@ -108,10 +108,10 @@ class Holdings:
         for usage in self.usages:
             usage.check(permissions, connections)
 
-    def has_room(self) -> bool:
-        """Tell whether there may be one more connection for those that are permitted already."""
+    def has_room(self, permissions: int = 0, connections: int = 1) -> bool:
+        """Tell whether there may be that many more; one connection, if nothing else is said."""
         try:
-            self._check_quotas(0, 1)
+            self._check_quotas(permissions, connections)
         except QuotaError as error:
             self.report_quota(error)
             return False

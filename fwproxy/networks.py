@@ -78,9 +78,10 @@ class Networks:
         ]
         self._map = NestedMap(prefixes)
         self.translates = any(
-            relation.kind is NetworkRelation.NAT and self.by_name[relation.target].addresses
+            self.by_name[name].addresses
             for relation in self.relations
-            if relation.target in self.by_name
+            for name in (relation.source, relation.target)
+            if relation.kind is NetworkRelation.NAT and name in self.by_name
         )
         for problem in self.problems():
             raise InvalidArgumentError(problem)

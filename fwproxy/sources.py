@@ -97,7 +97,7 @@ def _nat_source(session: Session, server: Endpoint) -> Endpoint | None:
     policy = session.engine.policy
     if not policy.map.translates:
         return None
-    if policy.relation(session.client_address.host, server.host) is not NetworkRelation.NAT:
+    if policy.relation(session.client_address.host, server.host) not in TRANSLATED:
         return None
     network = policy.network_of(server.host)
     if network is None or not policy.networks[network].addresses:

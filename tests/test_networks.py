@@ -78,7 +78,9 @@ def test_beyond_a_network_are_those_that_it_reaches_nat_first():
         (NETWORKS, RELATIONS, True),
         (NETWORKS, RELATIONS[1:], False),
         (NETWORKS, (), False),
-        ((INSIDE, LAB), (Relation("inside", "lab", NAT),), False),
+        ((INSIDE, LAB), (Relation("inside", "lab", NAT),), True),
+        ((OUTSIDE, LAB), (Relation("outside", "lab", ROUTE),), False),
+        ((LAB, Network("bare", ("192.0.2.0/24",))), (Relation("lab", "bare", NAT),), False),
     ],
 )
 def test_own_addresses_matter_across_nat(networks, relations, translates):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fwproxy.address import Destination, Endpoint, Transport
@@ -36,6 +36,7 @@ class Listener:
         protocol: the definition of what it serves.
         terms: what holds for its sessions, and
         terms_by_rule: what holds instead under rules that say more than yes, by their place.
+        rules_grant: whether any of those bounds what filters may open.
         address: where it listens, with the actual port.
         sessions: where its sessions are kept, with those of the other listeners.
     """
@@ -46,12 +47,14 @@ class Listener:
         config: ListenerConfig,
         terms: Terms,
         sessions: Sessions,
+        terms_by_rule: Mapping[int, Terms] | None = None,
     ) -> None:
         self.engine = engine
         self.config = config
         self.protocol = engine.protocols[config.protocol]
         self.terms = terms
-        self.terms_by_rule: dict[int, Terms] = {}
+        self.terms_by_rule = dict(terms_by_rule or {})
+        self.rules_grant = any(each.grants != terms.grants for each in self.terms_by_rule.values())
         self.address = config.bind
         self.sessions = sessions
         self._acceptor: Acceptor | None = None

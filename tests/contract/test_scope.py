@@ -8,9 +8,29 @@ import contextlib
 
 import pytest
 from calls import UNKNOWN, F, bind, bind_udp, carries, is_refused, own, ports, redirect
-from rig import HOST, OTHER_HOST, PROBE_DATA, THIRD_HOST, eventually, free_ports, open_world
+from rig import (
+    HOST,
+    OTHER_HOST,
+    PROBE_DATA,
+    THIRD_HOST,
+    Primary,
+    Upstream,
+    closing,
+    eventually,
+    free_ports,
+    make_filter,
+    open_world,
+)
 
-from fwproxy import DataFilter, Endpoint, HostName, IpFilter, Transport
+from fwproxy import (
+    DataFilter,
+    Endpoint,
+    HostName,
+    IpFilter,
+    ListenerConfig,
+    ListenerKind,
+    Transport,
+)
 from fwproxy.client_binds import hold_port
 from fwproxy.config import PortRange, SecondaryConfig
 from fwproxy.errors import (
@@ -20,6 +40,8 @@ from fwproxy.errors import (
     PortsExhaustedError,
     QuotaError,
 )
+from fwproxy.events import AcceptedConnection
+from fwproxy.flags import Verdict
 from fwproxy.policy import Network, Rule
 from fwproxy.scope import CALLS, Scope
 from fwproxy.shared_config import SharedAllow, SharedConfig
@@ -47,9 +69,9 @@ def nothing_is_open(world, primary):
     assert primary.session.connections == {primary.connection}
 
 
-def every_call(primary, transport=Transport.TCP):
+def every_call(primary, transport=Transport.TCP, server=None):
     """Return what a filter can call, each in a form that works where nothing is restricted."""
-    session, server = primary.session, primary.connection.server_address
+    session, server = primary.session, server or primary.connection.server_address
     target, data = Endpoint(HOST, 50123), {"protocol": PROBE_DATA, "transport": transport}
     calls = {
         "bind": lambda: session.bind_for_client([own()], **data),
@@ -368,6 +390,56 @@ async def test_another_session_is_not_bound_by_it():
         assert await far.session.bind_for_client([Endpoint(OTHER_HOST, 5000)], protocol=PROBE_DATA)
         assert near.session.rule == "rule 1"
         assert far.session.rule == "rule 2"
+
+
+async def test_before_a_rule_has_let_the_client_in_nothing_can_be_opened():
+    """A filter may hear of a client whose server, and so whose rule, is not known yet."""
+    refused = []
+
+    async def hear(event):
+        session = event.connection.session
+        assert not session.rule
+        calls = every_call(Primary(session, None, None), server=Endpoint(HOST, 50125))
+        for name, call in calls.items():
+            with pytest.raises(PolicyRulesDeniedError, match=r"until one has let 127\.0\.0\.1 in"):
+                await call()
+            refused.append(name)
+        return Verdict.DENY
+
+    rules = (Rule(allow=True, secondary=Scope(timeout=5.0)),)
+    probe = make_filter("probe", hear, AcceptedConnection)
+    async with open_world(probe, kind=ListenerKind.GATEWAY, rules=rules, shared=SHARED) as world:
+        client = await world.connect()
+        with contextlib.suppress(ConnectionError):
+            await client.receive()
+        assert refused == ["bind", "redirect", "connect", "allow", "emulate", "share"]
+        await world.ended()
+
+
+@pytest.mark.parametrize("granted", [True, False])
+async def test_a_permission_passes_only_to_a_session_that_is_granted_as_much(granted):
+    scope = Scope(calls=("allow",) if granted else ("bind",))
+    networks = (Network("one", ("127.0.0.1",)), Network("two", ("127.0.0.2",)))
+    rules = (
+        Rule(allow=True, targets=("one",)),
+        Rule(allow=True, targets=("two",), secondary=scope),
+    )
+    other = ListenerConfig(
+        "other", Endpoint(HOST), "probe", upstream=(far := Upstream(OTHER_HOST)).address
+    )
+    with closing(far):
+        async with open_world(networks=networks, rules=rules, more=(other,)) as world:
+            first = await world.primary()
+            await world.connect(world.firewall.listeners["other"].address)
+            await world.accept(far)
+            (second,) = set(world.sessions) - {first.session}
+            await eventually(lambda: second.rule == "rule 2")
+            action = await first.session.allow_future_connect(
+                Endpoint(HOST, 50123), protocol=PROBE_DATA, flags=F.ADDRESS_BASED
+            )
+            first.session.end("over", at_once=True)
+            assert action.is_active is granted
+            assert (action in second.permissions) is granted
 
 
 async def test_an_emulated_connection_comes_from_granted_peers():
