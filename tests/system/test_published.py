@@ -39,10 +39,10 @@ def configuration(net: Network, family: Family, *, shown: bool) -> str:
     outer, inner = (net.proxy_address(side, family) for side in (Side.CLIENT, Side.SERVER))
     words = {
         '"198.51.100.1:21"': f'"{bracketed(outer, FTP_PORT)}"',
+        '"198.51.100.1"': f'"{outer}"',
         '"10.77.0.5:21"': f'"{bracketed(net.address(Side.SERVER, family), FTP_PORT)}"',
         '"10.77.0.0/24"': f'"{prefix(Side.SERVER, family)}"',
         '"10.77.0.1"': f'"{inner}"',
-        '"198.51.100.1"': f'"{outer}"',
         '"0.0.0.0/0"': f'"{ANYBODY[family]}"',
     }
     text = readme.replaced(readme.block("toml", SHOWN), words)
