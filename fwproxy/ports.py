@@ -86,6 +86,7 @@ class PortPool:
         backlog: int | None = 1,
         *,
         foreign: bool = False,
+        within: PortRange | None = None,
     ) -> list[socket.socket]:
         """Bind *count* consecutive ports, the lowest a multiple of *count* (S07, S08).
 
@@ -99,6 +100,7 @@ class PortPool:
             count: how many.
             backlog: reaches listen() unchanged.
             foreign: whether it is the address of another host, which this one routes for.
+            within: the part of the range to take; None is all of it.
 
         Raises:
             AddressInUseError: the port asked for is taken.
@@ -110,27 +112,19 @@ class PortPool:
             return [self._open(proxy_address, how)]
         taken = self._taken.get((transport, proxy_address.host), set())
         if not self._is_full(taken):
-            for wanted in self._places(count):
+            for wanted in _places(within or self.ports, count, self._choose):
                 if taken.isdisjoint(wanted):
                     sockets = self._open_all(proxy_address, wanted, how)
                     if sockets:
                         return sockets
-        raise self._exhausted(transport, count, proxy_address.host)
+        raise self._exhausted(transport, count, proxy_address.host, within)
 
-    def _places(self, count: int) -> Iterator[range]:
-        """Yield all runs of *count* ports that begin with a multiple of it, from a random one."""
-        lowest = -(-self.ports.first // count) * count
-        places = (self.ports.last + 1 - lowest) // count
-        if places > 0:
-            start = self._choose(places)
-            for step in range(places):
-                first = lowest + (start + step) % places * count
-                yield range(first, first + count)
-
-    def _exhausted(self, transport: Transport, count: int, host: str) -> PortsExhaustedError:
+    def _exhausted(
+        self, transport: Transport, count: int, host: str, within: PortRange | None = None
+    ) -> PortsExhaustedError:
         return PortsExhaustedError(
-            f"no {count} consecutive {transport.value} port(s) of {self.ports} are free on "
-            f"{host} (secondary.ports)"
+            f"no {count} consecutive {transport.value} port(s) of {within or self.ports} "
+            f"are free on {host} (secondary.ports)"
         )
 
     def _is_full(self, taken: set[int]) -> bool:
@@ -153,7 +147,7 @@ class PortPool:
         """
         if self.reserved + count > self._max_reserved:
             raise QuotaError(f"more than {self._max_reserved} ports (max_reserved_ports)")
-        for wanted in self._places(count):
+        for wanted in _places(self.ports, count, self._choose):
             if any((transport, port) in self._reservations for port in wanted):
                 continue
             reservation = PortReservation(
@@ -250,3 +244,14 @@ class PortPool:
             raise address_error(address, error) from error
         self._taken[how.transport, address.host].add(address.port or sock.getsockname()[1])
         return sock
+
+
+def _places(ports: PortRange, count: int, choose: Callable[[int], int]) -> Iterator[range]:
+    """Yield all runs of *count* ports that begin with a multiple of it, from a random one."""
+    lowest = -(-ports.first // count) * count
+    places = (ports.last + 1 - lowest) // count
+    if places > 0:
+        start = choose(places)
+        for step in range(places):
+            first = lowest + (start + step) % places * count
+            yield range(first, first + count)

@@ -109,6 +109,7 @@ NOT_OF_THE_MODEL = {
     "Connection.place", "Connection.close",  # the engine's own
     "Filter.settings",
     "IpFilter.only", "IpFilter.everyone",  # short for a filter and its first inclusion
+    "IpFilter.of_numbers", "IpFilter.spans",
 }  # fmt: skip
 
 
