@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any, TypeVar
 
+from ftp_splits import cut
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import CLIENT_V4, CLIENT_V6, SERVER_V4, SERVER_V6, FakeAction, FakeData, Script
-from sequences import Step, stories
+from sequences import Step, client_lines, stories
 
 from fwproxy.errors import PortsExhaustedError
 
@@ -211,3 +212,38 @@ def test_nothing_is_left_of_a_gateway_session(pipelined, steps, piece, story):
     play(
         (CLIENT_V4, SERVER_V4), piece, login[:steps] + story, gateway=True, max_pipelined=pipelined
     )
+
+
+SOLID_REPLIES = (
+    b"200 x\r\n", b"150 x\r\n", b"226 x\r\n", b"331 x\r\n", b"425 x\r\n", b"500 x\r\n",
+    b"211-x\r\n EPSV\r\n AUTH TLS\r\n226 x\r\n211 x\r\n", b"229 x (|||3000|)\r\n",
+    b"227 x (192,0,2,1,11,184)\r\n", b"227 x (203,0,113,9,11,184)\r\n", b"what?\r\n",
+)  # fmt: skip
+LINES = client_lines(CLIENT_V4, THIRD).map(lambda line: line + b"\r\n")
+REPLIES = st.lists(st.sampled_from(SOLID_REPLIES), max_size=5).map(b"".join)
+TALKS = st.lists(st.tuples(cut(LINES), cut(REPLIES)), max_size=3)
+LAST_WORDS = st.lists(LINES, max_size=5).map(b"".join)
+
+
+def outcome(talk: list[tuple[list[bytes], list[bytes]]], **rest: Any) -> tuple[Any, ...]:
+    """What the two ends hear and what the engine is asked for, part by part.
+
+    In between the server answers what it has not: a reply that comes before its command was sent
+    is another matter, where it does count what comes together.
+    """
+    with Script(**rest) as script:
+        found: list[Any] = []
+        for requests, replies in talk:
+            script.client(*filter(None, requests)).server(*filter(None, replies))
+            while script.control.pending.head is not None:
+                script.server(b"500 x\r\n")
+            found.append((script.heard(), script.got(), len(script.session.open)))
+        return found, script.session.calls, script.client_side.is_ended
+
+
+@settings(max_examples=150)
+@given(MODES, TALKS, cut(LAST_WORDS))
+def test_every_split_of_a_session_gives_the_same_bytes_and_ports(mode, talk, last_words):
+    talk = [*talk, (last_words, [])]
+    whole = [([b"".join(requests)], [b"".join(replies)]) for requests, replies in talk]
+    assert outcome(talk, data_mode=mode) == outcome(whole, data_mode=mode)
