@@ -84,13 +84,14 @@ def server_replies(draw: st.DrawFn, server: str, third: str) -> bytes:
 @st.composite
 def transfers(draw: st.DrawFn, client: str, between: st.SearchStrategy[Step]) -> list[Step]:
     """One transfer, more or less."""
-    setup = draw(port_commands(client) | st.sampled_from([b"PASV", b"EPSV", b"EPSV"]))
-    transfer = draw(st.sampled_from([b"RETR f", b"STOR f", b"LIST", b"STOU"]))
+    transfer = st.sampled_from(
+        ["RETR f", "STOR f", "LIST", "STOU"] * 2 + ["REIN", "QUIT", "AUTH TLS"]
+    )
     ideal: list[Step] = [
-        ("client says", [setup]),
+        ("client says", [draw(setups(client))]),
         ("server answers", 0),
         ("client comes", 0),
-        ("client says", [transfer]),
+        ("client says", [draw(transfer).encode()]),
         ("server comes", 0),
         ("server answers", 0),
         ("established", 0),
@@ -107,20 +108,34 @@ def transfers(draw: st.DrawFn, client: str, between: st.SearchStrategy[Step]) ->
     return story
 
 
+def setups(client: str) -> st.SearchStrategy[bytes]:
+    """Commands that set up a data connection."""
+    return st.one_of(port_commands(client), st.sampled_from([b"PASV", b"EPSV", b"EPSV"]))
+
+
+@st.composite
+def interrupted(draw: st.DrawFn, client: str, between: st.SearchStrategy[Step]) -> list[Step]:
+    """Something comes while the engine still opens what a command asks for."""
+    after: list[Step] = [("client says", [draw(setups(client))]), ("server answers", 0)]
+    commands = st.sampled_from([b"GET / HTTP/1.1", b"QUIT", b"REIN", b"ABOR", b"RETR f"])
+    says = commands.map(lambda line: ("client says", [line]))
+    ends: list[Step] = [("client ends", 0), ("server ends", 0)]
+    step = draw(st.one_of(says, st.sampled_from(ends), between))
+    return [("calls wait", 0), *after, step, ("calls go on", 0)]
+
+
 def stories(client: str, server: str, third: str) -> st.SearchStrategy[list[Step]]:
     """Transfers as they should be, but for steps that are left out and others that come between."""
     lines = client_lines(client, third)
-    between = st.one_of(
-        st.tuples(st.just("client says"), st.lists(lines, min_size=1, max_size=3)),
-        st.tuples(st.just("server answers"), NUMBER),
-        st.tuples(st.sampled_from(EVENTS), NUMBER),
-        st.tuples(st.sampled_from(EVENTS), NUMBER),
+    says = st.tuples(st.just("client says"), st.lists(lines, min_size=1, max_size=3))
+    answers = st.tuples(st.just("server answers"), NUMBER)
+    events = st.tuples(st.sampled_from(EVENTS), NUMBER)
+    rare = st.one_of(
         st.tuples(st.just("server says"), server_replies(server, third)),
         st.tuples(st.sampled_from(["client ends", "server ends"]), NUMBER),
     )
-    auth: st.SearchStrategy[list[Step]] = st.just(
-        [("client says", [b"AUTH TLS"]), ("server answers", 0)]
-    )
+    between = st.one_of(says, says, answers, answers, events, events, events, rare)
     ideal = transfers(client, between)
-    parts = st.lists(st.one_of(ideal, ideal, ideal, ideal, auth), min_size=1, max_size=4)
-    return parts.map(lambda parts: [step for part in parts for step in part])
+    parts = st.one_of(*[ideal] * 6, interrupted(client, between), between.map(lambda step: [step]))
+    whole = st.lists(parts, min_size=2, max_size=6)
+    return whole.map(lambda parts: [step for part in parts for step in part])
