@@ -112,8 +112,8 @@ def test_check_says_all_of_it_in_words():
         "    the server sees the address of the client",
         "    filters: none, instead of those of the protocol",
         (
-            "    filters may open secondary connections: at most 4 permissions at a time; only tcp; "
-            "with client, 192.0.2.0/24; on ports 40000-40099; unused for at most 30 seconds"
+            "    filters may open secondary connections: at most 4 permissions at a time; only "
+            "tcp; with client, 192.0.2.0/24; on ports 40000-40099; unused for at most 30 seconds"
         ),
         "    at most 5 connections; 6 permissions; 2.5 new connections per second, 7 at once",
         "  2: publishing, deny every protocol",
