@@ -77,6 +77,16 @@ def test_a_moved_file_is_left_on_demand(tmp_path, opened):
     assert [line["id"] for line in lines(path)] == [3]
 
 
+def test_a_file_that_was_truncated_goes_on_from_its_beginning(tmp_path, opened):
+    path = tmp_path / "ledger"
+    opened.write("opened", {"id": 1})
+    until(lambda: path.stat().st_size)
+    os.truncate(path, 0)
+    opened.write("opened", {"id": 2})
+    opened.close()
+    assert [line["id"] for line in lines(path)] == [2]
+
+
 def test_a_file_that_cannot_be_reopened_is_said_and_the_old_one_stays(tmp_path, opened, lost):
     path = tmp_path / "ledger"
     path.rename(tmp_path / "ledger.1")
