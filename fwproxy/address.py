@@ -310,6 +310,10 @@ class IpFilter:
         position = bisect_right(intervals, (int(address), _TOP[6] + 1)) - 1
         return position >= 0 and int(address) <= intervals[position][1]
 
+    def ranges(self, version: int) -> tuple[tuple[int, int], ...]:
+        """Return the first and the last address, as numbers, of each range of an IP version."""
+        return self._v4 if version == 4 else self._v6
+
     def _added(self, more: list[tuple[int, _Interval]]) -> Self:
         return self.include_filter(_filter_of(more))
 
