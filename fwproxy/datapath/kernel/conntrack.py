@@ -49,12 +49,16 @@ class Stage(enum.Enum):
     """Its first packet has passed."""
     ESTABLISHED = "established"
     """Both ends have spoken: TCP after its handshake."""
-    ENDED = "ended"
-    """Both ends have closed it, or one has reset it; or conntrack has forgotten it."""
+    CLOSED = "closed"
+    """Both ends have closed it."""
+    RESET = "reset"
+    """One end has reset it."""
+    FORGOTTEN = "forgotten"
+    """Conntrack knows nothing of it any more."""
 
 
 _TCP_STAGES = {3: Stage.ESTABLISHED, 4: Stage.ESTABLISHED, 5: Stage.ESTABLISHED,
-               6: Stage.ESTABLISHED, 7: Stage.ENDED, 8: Stage.ENDED}  # fmt: skip
+               6: Stage.ESTABLISHED, 7: Stage.CLOSED, 8: Stage.RESET}  # fmt: skip
 """By TCP_CONNTRACK_*: established, fin wait, close wait, last ack, time wait, close."""
 
 
@@ -76,7 +80,6 @@ class FlowReport:
         original: the direction of its first packet, before translation.
         reply: what answers look like before they are translated back.
         stage: how far it has come.
-        is_gone: whether conntrack has forgotten it.
         original_bytes: bytes of packets in the original direction, if they are counted.
         reply_bytes: the same in the other.
         timeout: seconds until conntrack forgets it, if nothing comes; None once it has.
@@ -87,7 +90,6 @@ class FlowReport:
     original: Tuple
     reply: Tuple
     stage: Stage
-    is_gone: bool = False
     original_bytes: int | None = None
     reply_bytes: int | None = None
     timeout: int | None = None
@@ -137,9 +139,8 @@ def _report(body: memoryview, kind: int, *, is_new: bool) -> FlowReport | None:
     if original is None or reply is None:
         return None
     transport = original[0]
-    gone = kind == _DELETE
-    if gone:
-        stage = Stage.ENDED
+    if kind == _DELETE:
+        stage = Stage.FORGOTTEN
     elif is_new:
         stage = Stage.NEW
     elif transport is Transport.TCP:
@@ -153,7 +154,6 @@ def _report(body: memoryview, kind: int, *, is_new: bool) -> FlowReport | None:
         original=original[1],
         reply=reply[1],
         stage=stage,
-        is_gone=gone,
         original_bytes=_counted(found.get(_COUNTERS_ORIGINAL)),
         reply_bytes=_counted(found.get(_COUNTERS_REPLY)),
         timeout=_number(found[_TIMEOUT], 4) if _TIMEOUT in found else None,

@@ -72,7 +72,7 @@ class ConntrackEvents:
         self._overflowed = overflowed
         self._sock = _opened(_GROUPS)
         try:
-            self._sock.setblocking(False)
+            self._sock.settimeout(0)
             self._sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
             _attach_filter(self._sock, mark)
         except OSError as error:
@@ -80,7 +80,7 @@ class ConntrackEvents:
             raise KernelPathError(f"conntrack events: {error.strerror}") from error
         poller.watch(self._sock.fileno(), self)
 
-    def on_ready(self, fd: int, events: int) -> None:  # noqa: ARG002 - read until there is nothing
+    def on_ready(self, fd: int, events: int) -> None:
         """Take what there is."""
         if not events & (select.EPOLLIN | select.EPOLLERR):
             return

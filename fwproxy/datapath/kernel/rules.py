@@ -23,7 +23,7 @@ _IP = {4: "ip", 6: "ip6"}
 _ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
 _KEY = "meta l4proto . {ip} daddr . th dport"
 _BEFORE_DNAT, _BEFORE_SNAT = -101, 99
-"""Just before the usual places, so that an operator's own translation does not take what is ours."""
+"""Just before the usual places, so that an operator's own rules do not translate what is ours."""
 _AFTER_CONNTRACK, _FILTER = -150, 0
 
 Five = tuple[Transport, Endpoint, Endpoint]
@@ -60,7 +60,8 @@ def _sets(version: int, size: int) -> Iterator[str]:
     address = _ADDRESS[version]
     key = f"inet_proto . {address} . inet_service"
     bound = f"size {size};"
-    yield f"map targets{version} {{ type {key} : {address} . inet_service; flags timeout; {bound} }}"
+    targets = f"{address} . inet_service"
+    yield f"map targets{version} {{ type {key} : {targets}; flags timeout; {bound} }}"
     yield f"map open{version} {{ type {key} : verdict; flags timeout; {bound} }}"
     peers = f"type {address} . {key} : verdict;"
     yield f"map peers{version} {{ {peers} flags timeout; {bound} }}"
@@ -144,7 +145,9 @@ def source(pinhole: Pinhole) -> Element | None:
     if pinhole.source is None:
         return None
     target = pinhole.target
-    key = f"{pinhole.proxy_address.host} . {pinhole.transport.value} . {target.host} . {target.port}"
+    key = (
+        f"{pinhole.proxy_address.host} . {pinhole.transport.value} . {target.host} . {target.port}"
+    )
     return f"sources{pinhole.version}", key, f" : {pinhole.source.host}"
 
 
