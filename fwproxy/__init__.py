@@ -19,10 +19,11 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     port_sockets  reservation  ports  ledger  expected  resolve
     shared_memory  shared
     datapath/
+    kernel_mode
     engine
     sources
     dispatch  naming  carrying  opening  connection_facts  connection_calls  connection
-    factories  datagrams  address_check  secondary  emulation  inbound  outbound
+    factories  datagrams  address_check  secondary  kernel_calls  emulation  inbound  outbound
     access  client_binds  future  sharing
     session_calls  session
     listeners/

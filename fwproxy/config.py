@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import operator
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -39,10 +40,17 @@ def _reachable(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
 def _kernel_mode(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
     if value not in {"auto", "off", "require"}:
         raise ConfigError.at((), f"must be auto, off or require, not {value!r}", attribute.name)
-    if value == "require":
-        raise ConfigError.at(
-            (), "the kernel data path is not available in this version: use auto", attribute.name
-        )
+
+
+def _table_name(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,31}", value):
+        problem = "must be up to 32 letters, digits, _ and -, with a letter first"
+        raise ConfigError.at((), f"{problem}, not {value!r}", attribute.name)
+
+
+def _mark(_: object, attribute: attrs.Attribute[Any], value: int) -> None:
+    if not 0 < value < 1 << 32:
+        raise ConfigError.at((), f"must be from 1 to 4294967295, not {value}", attribute.name)
 
 
 class ListenerKind(enum.Enum):
@@ -128,13 +136,25 @@ class DatapathConfig:
     """How bytes are carried.
 
     Attributes:
-        kernel: whether to use the kernel data path.
+        kernel: whether the kernel shall carry what no filter wants to see: `auto` where it can,
+            `require` refuses to start where it cannot.
+        kernel_table: how the name of the proxy's nftables table begins.
+        kernel_mark: the conntrack mark of connections that the kernel carries.
+        kernel_lease: seconds for which a pinhole without a time-out outlives a proxy that has
+            died, where the kernel does not close it at once.
+        kernel_event_buffer: bytes of conntrack events that may wait to be heard.
+        max_pinholes: pinholes in the kernel at a time; further ones are for user space.
         bulk_threshold: bytes in one direction after which a stream is spliced.
         max_pipes: how many pipes the pool for spliced streams may hold.
         pipe_size: bytes per pipe; the kernel may grant less.
     """
 
     kernel: Literal["auto", "off", "require"] = attrs.field(default="auto", validator=_kernel_mode)
+    kernel_table: str = attrs.field(default="fwproxy", validator=_table_name)
+    kernel_mark: int = attrs.field(default=0x6677, validator=_mark)
+    kernel_lease: int = attrs.field(default=60, validator=at_least(10))
+    kernel_event_buffer: int = attrs.field(default=2 * 1024 * 1024, validator=positive)
+    max_pinholes: int = attrs.field(default=16384, validator=positive)
     bulk_threshold: int = attrs.field(default=256 * 1024, validator=not_negative)
     max_pipes: int = attrs.field(default=256, validator=not_negative)
     pipe_size: int = attrs.field(default=1024 * 1024, validator=positive)

@@ -15,6 +15,7 @@ from fwproxy.datapath.pipes import PipePool
 from fwproxy.datapath.poll import Poller
 from fwproxy.expected import ExpectedConnects
 from fwproxy.flags import SecondaryFlags
+from fwproxy.kernel_mode import KernelMode
 from fwproxy.ledger import Ledger
 from fwproxy.log import get_logger
 from fwproxy.policy import Policy
@@ -40,6 +41,7 @@ class Engine:
     limits: Limits
     shared: SharedPorts
     log: structlog.typing.FilteringBoundLogger
+    kernel: KernelMode = attrs.field(factory=KernelMode)
     ledger: Ledger = attrs.field(factory=Ledger)
     expected: ExpectedConnects = attrs.field(factory=ExpectedConnects)
     address_flags: SecondaryFlags = SecondaryFlags.NONE
@@ -49,11 +51,15 @@ class Engine:
 
     @classmethod
     def start(cls, config: Config) -> Engine:
-        """Make the parts and put them on the running loop."""
+        """Make the parts and put them on the running loop.
+
+        Raises:
+            ConfigError: the kernel data path is required, and this host cannot.
+        """
         loop = asyncio.get_running_loop()
         deadlines = Deadlines(loop.time)
         deadlines.start(loop)
-        return cls(
+        engine = cls(
             loop=loop,
             config=config,
             policy=config.policy(),
@@ -68,9 +74,16 @@ class Engine:
             log=get_logger().bind(),
             address_flags=config.secondary.address_flags,
         )
+        try:
+            engine.kernel = KernelMode.start(config, engine.poller, deadlines, engine.log)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
 
     def close(self) -> None:
         """Take the parts off the loop; no session may be left."""
+        self.kernel.close()
         self.ports.close()
         self.deadlines.stop()
         self.poller.close()

@@ -52,12 +52,23 @@ class KernelFlow:
         self._last_active = now
         self._path = path
         self._was_established = False
+        self._earlier = (0, 0)
         self._asked = now
 
     @property
     def peer(self) -> Endpoint:
         """The end that has sent the first packet."""
         return self.report.original.source
+
+    @property
+    def external_name(self) -> Endpoint:
+        """The proxy's address as the server sees it."""
+        return self.report.reply.target if self.from_client else self.report.original.target
+
+    @property
+    def internal_name(self) -> Endpoint:
+        """What the client sees at the other end: an address of the proxy, or the server's."""
+        return self.report.original.target if self.from_client else self.report.reply.target
 
     @property
     def client_bytes(self) -> int:
@@ -70,7 +81,13 @@ class KernelFlow:
         return self._bytes(original=not self.from_client)
 
     def _bytes(self, *, original: bool) -> int:
-        return (self.report.original_bytes if original else self.report.reply_bytes) or 0
+        now = (self.report.original_bytes if original else self.report.reply_bytes) or 0
+        return now + self._earlier[not original]
+
+    def follows(self, earlier: KernelFlow) -> None:
+        """Count on where the same two ends have rested."""
+        sums = earlier._bytes(original=True), earlier._bytes(original=False)
+        self._earlier = sums
 
     def start(self) -> None:
         """Nothing is left to do: the packets flow."""
