@@ -106,13 +106,21 @@ class DataChannel:
     def withdraw(self) -> None:
         """Take back whatever has not been used."""
         unused = not self.is_established and not self.has_ended
+        making = self._being_made() if unused else []
         if unused:
             self.ended("withdrawn")
         for action in self.actions:
             action.cancel("withdrawn")
         self.actions.clear()
-        if unused and self.connection is not None:
-            self.connection.kill()
+        for connection in making:
+            connection.kill()
+
+    def _being_made(self) -> list[Connection]:
+        """Return the connections for it that wait, or are on their way to the other side."""
+        if self.connection is not None:
+            return [self.connection]
+        sessions = {action.session for action in self.actions}
+        return [each for one in sessions for each in one.connections if each.context is self]
 
 
 @attrs.frozen(slots=True, eq=False)
