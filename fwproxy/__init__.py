@@ -27,6 +27,7 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     access  client_binds  future  sharing
     session_calls  session
     listeners/
+    passing
     firewall
     demo  testing  host  catalogue  overview
     service  cli  __main__

@@ -19,6 +19,7 @@ from fwproxy.listeners.base import Listener
 from fwproxy.listeners.forward import ForwardListener
 from fwproxy.listeners.gateway import GatewayListener
 from fwproxy.listeners.redirect import RedirectListener
+from fwproxy.passing import let_through
 from fwproxy.registry import find, settings_for
 from fwproxy.reservation import PortReservation
 from fwproxy.session import Session
@@ -208,6 +209,7 @@ class Firewall:
                 bound = self._bound_filters(config)
                 listener = _LISTENERS[config.kind](self._engine, config, bound, self._sessions)
                 listener.start()
+                let_through(self._engine, listener)
                 self.listeners[config.name] = listener
         except BaseException:
             await self.stop(0)

@@ -228,6 +228,7 @@ def inbound_pinhole(client: Endpoint, call: SecondaryCall, address: Endpoint | N
         source=None if source.is_foreign else _source(client, source.address),
         is_single=call.is_single,
         timeout=call.timeout,
+        is_one_way=not call.is_tcp and SecondaryFlags.BIDIRECTIONAL not in call.flags,
     )
 
 

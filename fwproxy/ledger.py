@@ -33,6 +33,8 @@ class LedgerEntry:
         expires_in: seconds until it expires by itself, or None.
         uses: connections made with it.
         refused: connections refused, for coming from elsewhere.
+        path: the data path of its connections.
+        why: why it is that one.
     """
 
     id: int
@@ -48,6 +50,8 @@ class LedgerEntry:
     expires_in: float | None
     uses: int
     refused: int
+    path: str | None = None
+    why: str | None = None
 
 
 @attrs.define(slots=True, eq=False)
@@ -113,6 +117,8 @@ class FirewallAction:
             expires_in=None if self.expires is None else round(self.expires - now, 3),
             uses=self.uses,
             refused=self.refused,
+            path=None if self.choice is None else self.choice.path.value,
+            why=None if self.choice is None else self.choice.reason,
         )
 
 

@@ -12,7 +12,7 @@ from .kernel_gateway import (
     kernel_proxy,
     tables,
 )
-from .matrix import Samples, Workspace
+from .matrix import Workspace
 from .namespaces import Side
 from .terms import Family, Mode
 
@@ -39,7 +39,6 @@ def test_a_file_is_fetched_through_the_kernel(
             client.fetch(proxy.target("ftp", server), "medium.bin", local)
             workspace.compare("medium.bin", local)
             (line,) = proxy.await_log("connection closed", protocol="ftp-data")
-            print(line)
             assert line["path"] == "kernel"
             proxy.finish()
         assert not tables(net)

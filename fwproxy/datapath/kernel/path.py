@@ -14,6 +14,7 @@ from fwproxy.datapath.kernel.conntrack import FlowReport, Stage, Tuple
 from fwproxy.datapath.kernel.flow import KernelFlow
 from fwproxy.datapath.kernel.host import Host
 from fwproxy.datapath.kernel.netlink import ConntrackEvents, ConntrackRequests
+from fwproxy.datapath.kernel.passage import Passage
 from fwproxy.datapath.kernel.pinhole import Pinhole, PinholeKey
 from fwproxy.datapath.kernel.table import KernelTable, TableSettings
 from fwproxy.datapath.poll import Poller
@@ -171,6 +172,15 @@ class KernelPath:
             self._recent.popitem(last=False)
         if self._table is not None:
             self._table.close([each.pinhole for each in there])
+
+    def let_through(self, passages: Sequence[Passage]) -> None:
+        """Let whole protocols through.
+
+        Raises:
+            KernelPathError: the kernel refuses.
+        """
+        if self._table is not None:
+            self._table.let_through(passages)
 
     def find(self, report: FlowReport) -> FlowReport | None:
         """Return what conntrack says of a flow now."""

@@ -28,6 +28,7 @@ class Pinhole:
         source: the address of the proxy that the target sees; None keeps the peer's own.
         is_single: whether the first packet uses it up.
         timeout: seconds until it expires when nobody has come, or None.
+        is_one_way: whether the target may not answer (datagrams).
 
     Raises:
         KernelPathError: the kernel cannot translate so; the message says why.
@@ -40,6 +41,7 @@ class Pinhole:
     source: Endpoint | None = None
     is_single: bool = True
     timeout: float | None = None
+    is_one_way: bool = False
 
     def __attrs_post_init__(self) -> None:
         versions = {self.version, self.target.version}

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from fwproxy.address import Endpoint, Transport
+from fwproxy.datapath.kernel.passage import Passage
 from fwproxy.datapath.kernel.pinhole import Pinhole
 
 _IP = {4: "ip", 6: "ip6"}
@@ -38,12 +39,15 @@ def table(name: str, mark: int, *, max_pinholes: int, owner: bool) -> str:
         lines += _translating(version, mark)
     lines += _chain("pinholes", [rule for version in (4, 6) for rule in _dispatching(version)])
     jump = ["jump pinholes"]
-    lines += _chain("prerouting", jump, f"type nat hook prerouting priority {_BEFORE_DNAT};")
+    lines += _chain("passages", [])
+    both = [*jump, "jump passages"]
+    lines += _chain("prerouting", both, f"type nat hook prerouting priority {_BEFORE_DNAT};")
     lines += _chain("output", jump, f"type nat hook output priority {_BEFORE_DNAT};")
     sources = [f"ct mark {mark} {_source(version)}" for version in (4, 6)]
-    lines += _chain("postrouting", sources, f"type nat hook postrouting priority {_BEFORE_SNAT};")
+    hidden = [*sources, f"ct mark {mark + 1} masquerade"]
+    lines += _chain("postrouting", hidden, f"type nat hook postrouting priority {_BEFORE_SNAT};")
     lines += _chain("input", sources, f"type nat hook input priority {_BEFORE_SNAT};")
-    killed = [rule for version in (4, 6) for rule in _killing(version)]
+    killed = [rule for version in (4, 6) for rule in _guarding(version, mark)]
     guard = f"type filter hook {{}} priority {_AFTER_CONNTRACK};"
     lines += _chain("guard", killed, guard.format("prerouting"))
     lines += _chain("guard_output", killed, guard.format("output"))
@@ -68,6 +72,7 @@ def _sets(version: int, size: int) -> Iterator[str]:
     yield f"map ranges{version} {{ {peers} flags timeout, interval; {bound} }}"
     yield f"map sources{version} {{ type {address} . {key} : {address}; {bound} }}"
     yield f"set used{version} {{ type {key}; flags dynamic, timeout; timeout 1d; {bound} }}"
+    yield f"set mute{version} {{ type {address} . {address} . inet_service; {bound} }}"
     five = f"{address} . inet_service . {address} . inet_service . inet_proto"
     yield f"set killed{version} {{ type {five}; flags timeout; {bound} }}"
 
@@ -95,12 +100,40 @@ def _source(version: int) -> str:
     return f"snat {ip} to {key} map @sources{version}"
 
 
-def _killing(version: int) -> Iterator[str]:
+def _guarding(version: int, mark: int) -> Iterator[str]:
     ip = _IP[version]
+    answer = f"ct mark {mark} ct direction reply meta l4proto udp"
+    mute = f"ct original {ip} daddr . {ip} saddr . th sport @mute{version}"
+    yield f"{answer} {mute} drop"
     five = f"{ip} saddr . th sport . {ip} daddr . th dport . meta l4proto @killed{version}"
     late = "ct state != established"
     yield f"{late} {five} meta l4proto tcp reject with tcp reset"
     yield f"{late} {five} drop"
+
+
+def passages(name: str, found: Iterable[Passage], mark: int) -> str:
+    """Return the commands that let protocols through, the first match first.
+
+    Args:
+        name: the table.
+        found: what to let through.
+        mark: for what is to get another source address.
+    """
+    return "\n".join(f"add rule inet {name} passages {_passage(each, mark)}" for each in found)
+
+
+def _passage(found: Passage, mark: int) -> str:
+    ip, ports = _IP[found.version], ", ".join(map(str, found.ports))
+    nfproto = {4: "ipv4", 6: "ipv6"}[found.version]
+    parts = [f"meta nfproto {nfproto} {found.transport.value} dport {{ {ports} }}"]
+    parts += [f"{ip} saddr {found.source}"] if found.source else []
+    parts += [f"{ip} daddr {found.target}"] if found.target else []
+    if not found.is_open:
+        return " ".join([*parts, "return"])
+    parts.append("fib daddr type != local")
+    parts += [f"ct mark set {mark}"] if found.is_translated else []
+    # A translation to what it is anyhow: no later rule can redirect it to the proxy.
+    return " ".join([*parts, f"counter dnat {ip} to {ip} daddr"])
 
 
 def remove(name: str) -> str:
@@ -140,15 +173,17 @@ def use(pinhole: Pinhole) -> Element:
     return f"used{pinhole.version}", key, ""
 
 
-def source(pinhole: Pinhole) -> Element | None:
-    """Return what gives a pinhole's target another source address, if that is wanted."""
-    if pinhole.source is None:
-        return None
-    target = pinhole.target
-    key = (
-        f"{pinhole.proxy_address.host} . {pinhole.transport.value} . {target.host} . {target.port}"
-    )
-    return f"sources{pinhole.version}", key, f" : {pinhole.source.host}"
+def shared(pinhole: Pinhole) -> Iterator[Element]:
+    """Yield what several pinholes with the same target have in common.
+
+    That is the source address that the target sees, and whether it may answer.
+    """
+    proxy, target = pinhole.proxy_address.host, pinhole.target
+    if pinhole.source is not None:
+        key = f"{proxy} . {pinhole.transport.value} . {target.host} . {target.port}"
+        yield f"sources{pinhole.version}", key, f" : {pinhole.source.host}"
+    if pinhole.is_one_way:
+        yield f"mute{pinhole.version}", f"{proxy} . {target.host} . {target.port}", ""
 
 
 def kill(five: Five, seconds: float) -> Element:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -18,6 +18,7 @@ import structlog
 
 from fwproxy.datapath.kernel import rules
 from fwproxy.datapath.kernel.nft import Nftables
+from fwproxy.datapath.kernel.passage import Passage
 from fwproxy.datapath.kernel.pinhole import Pinhole, PinholeKey
 from fwproxy.datapath.kernel.rules import Element, Five
 from fwproxy.errors import KernelPathError
@@ -27,8 +28,8 @@ KILLED_SECONDS = 60.0
 
 
 @attrs.define(slots=True)
-class _Source:
-    """What the target of some pinholes sees, and how many of them there are."""
+class _Shared:
+    """An element that several pinholes need, and how many there are."""
 
     element: Element
     uses: int = 0
@@ -66,7 +67,8 @@ class KernelTable:
         self._log = log
         self._nft = Nftables()
         self._pinholes: dict[PinholeKey, Pinhole] = {}
-        self._sources: dict[tuple[str, str], _Source] = {}
+        self._shared: dict[tuple[str, str], _Shared] = {}
+        self._passages: list[Passage] = []
         self._made = ""
         self.name = f"{settings.prefix}_{_mark_of(os.getpid())}_{next(_numbers)}"
         self.is_owned = False
@@ -141,20 +143,21 @@ class KernelTable:
         keys = [pinhole.key for pinhole in pinholes]
         if len(set(keys)) < len(keys) or not self._pinholes.keys().isdisjoint(keys):
             raise KernelPathError("there is such a pinhole already")
-        sources = self._new_sources(pinholes)
+        shared = self._new_shared(pinholes)
         added = [element for pinhole in pinholes for element in self._elements(pinhole)]
-        self._nft.run("\n".join(rules.add(self.name, [*added, *sources])))
+        self._nft.run("\n".join(rules.add(self.name, [*added, *shared])))
         for pinhole in pinholes:
             self._pinholes[pinhole.key] = pinhole
-            self._count_source(pinhole)
+            for element in rules.shared(pinhole):
+                self._shared.setdefault(element[:2], _Shared(element)).uses += 1
 
     def _elements(self, pinhole: Pinhole) -> Iterable[Element]:
         return rules.elements(pinhole, pinhole.timeout or self._settings.lease)
 
-    def _new_sources(self, pinholes: Sequence[Pinhole]) -> list[Element]:
+    def _new_shared(self, pinholes: Sequence[Pinhole]) -> list[Element]:
         added: dict[tuple[str, str], Element] = {}
-        for element in filter(None, map(rules.source, pinholes)):
-            known = self._sources.get(element[:2])
+        for element in _all_shared(pinholes):
+            known = self._shared.get(element[:2])
             there = added.get(element[:2]) if known is None else known.element
             if there is None:
                 added[element[:2]] = element
@@ -162,18 +165,13 @@ class KernelTable:
                 raise KernelPathError("another connection to the target has another source")
         return list(added.values())
 
-    def _count_source(self, pinhole: Pinhole) -> None:
-        element = rules.source(pinhole)
-        if element is not None:
-            self._sources.setdefault(element[:2], _Source(element)).uses += 1
-
-    def _unused_sources(self, pinholes: Sequence[Pinhole]) -> list[Element]:
+    def _unused_shared(self, pinholes: Sequence[Pinhole]) -> list[Element]:
         unused = []
-        for element in filter(None, map(rules.source, pinholes)):
-            entry = self._sources[element[:2]]
+        for element in _all_shared(pinholes):
+            entry = self._shared[element[:2]]
             entry.uses -= 1
             if not entry.uses:
-                del self._sources[element[:2]]
+                del self._shared[element[:2]]
                 unused.append(element)
         return unused
 
@@ -184,7 +182,7 @@ class KernelTable:
             return
         there = [element for pinhole in pinholes for element in self._elements(pinhole)]
         used = [rules.use(pinhole) for pinhole in pinholes if pinhole.is_single]
-        gone = [*there, *self._unused_sources(pinholes)]
+        gone = [*there, *self._unused_shared(pinholes)]
         self._remove_elements(gone, used)
 
     def _remove_elements(self, there: list[Element], perhaps: list[Element]) -> None:
@@ -232,14 +230,30 @@ class KernelTable:
             KernelPathError: the kernel refuses.
         """
         found = [element for each in self._pinholes.values() for element in self._elements(each)]
-        found += [entry.element for entry in self._sources.values()]
+        found += [entry.element for entry in self._shared.values()]
         try:
             self._nft.run(rules.remove(self.name))
         except KernelPathError:  # it is not there: somebody has flushed the ruleset
             self._log.debug("the kernel table was gone", table=self.name)
         self._nft.run(
-            "\n".join([self._commands(owner=self.is_owned), *rules.add(self.name, found)])
+            "\n".join(
+                [
+                    self._commands(owner=self.is_owned),
+                    rules.passages(self.name, self._passages, self._settings.mark + 1),
+                    *rules.add(self.name, found),
+                ]
+            )
         )
+        self._made = self._listed()
+
+    def let_through(self, passages: Sequence[Passage]) -> None:
+        """Let whole protocols through, besides those that are let through already.
+
+        Raises:
+            KernelPathError: the kernel refuses; nothing has changed.
+        """
+        self._nft.run(rules.passages(self.name, passages, self._settings.mark + 1))
+        self._passages += passages
         self._made = self._listed()
 
     def kill(self, directions: Sequence[Five]) -> None:
@@ -250,6 +264,11 @@ class KernelTable:
         """
         found = [rules.kill(each, KILLED_SECONDS) for each in directions]
         self._nft.run("\n".join(rules.add(self.name, found)))
+
+
+def _all_shared(pinholes: Sequence[Pinhole]) -> Iterator[Element]:
+    for pinhole in pinholes:
+        yield from rules.shared(pinhole)
 
 
 _numbers = itertools.count(1)
