@@ -30,7 +30,7 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     passing
     firewall
     demo  testing  host  catalogue  overview
-    service  cli  __main__
+    privileges  service  cli  __main__
 """
 
 from __future__ import annotations

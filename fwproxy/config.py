@@ -49,8 +49,8 @@ def _table_name(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
 
 
 def _mark(_: object, attribute: attrs.Attribute[Any], value: int) -> None:
-    if not 0 < value < 1 << 32:
-        raise ConfigError.at((), f"must be from 1 to 4294967295, not {value}", attribute.name)
+    if not 0 < value < 0xFFFFFFFF:  # the next one is used as well
+        raise ConfigError.at((), f"must be from 1 to 4294967294, not {value}", attribute.name)
 
 
 class ListenerKind(enum.Enum):
@@ -139,7 +139,8 @@ class DatapathConfig:
         kernel: whether the kernel shall carry what no filter wants to see: `auto` where it can,
             `require` refuses to start where it cannot.
         kernel_table: how the name of the proxy's nftables table begins.
-        kernel_mark: the conntrack mark of connections that the kernel carries.
+        kernel_mark: the conntrack mark of connections that the kernel carries; protocols that
+            are let through whole have the next higher one where they are translated.
         kernel_lease: seconds for which a pinhole without a time-out outlives a proxy that has
             died, where the kernel does not close it at once.
         kernel_event_buffer: bytes of conntrack events that may wait to be heard.
@@ -217,6 +218,19 @@ class Limits:
 
 
 @attrs.frozen(slots=True)
+class ProcessConfig:
+    """The process of `fwproxy run`.
+
+    Attributes:
+        user: whom to become once the listeners are open, when started as root; empty for nobody
+            else. Of root's capabilities only CAP_NET_ADMIN is kept, and only if the kernel data
+            path or `source = "peer"` may need it.
+    """
+
+    user: str = ""
+
+
+@attrs.frozen(slots=True)
 class LogConfig:
     """How to log: lines for people (`console`) or for machines (`json`)."""
 
@@ -269,6 +283,7 @@ class Config:
     )
     limits: Limits = Limits()
     log: LogConfig = LogConfig()
+    process: ProcessConfig = ProcessConfig()
 
     def __attrs_post_init__(self) -> None:
         problems = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Self
 
 import attrs
@@ -11,6 +12,7 @@ from fwproxy.clock import Deadlines
 from fwproxy.config import Config
 from fwproxy.datapath.kernel.host import counts_bytes, forwards
 from fwproxy.datapath.kernel.path import KernelPath
+from fwproxy.datapath.kernel.probe import forward_drops, try_out
 from fwproxy.datapath.kernel.table import TableSettings
 from fwproxy.datapath.poll import Poller
 from fwproxy.errors import ConfigError, KernelPathError
@@ -47,6 +49,11 @@ class KernelMode:
         why_not = unwanted(config)
         if why_not:
             return cls(why_not=why_not)
+        drops = forward_drops()
+        if drops and wanted == "auto":
+            reason = _dropped(drops, config)
+            log.info("no kernel path, connections are spliced", reason=reason)
+            return cls(why_not=reason)
         path = KernelPath(
             table_settings(config), config.datapath.kernel_event_buffer, poller, deadlines, log
         )
@@ -59,6 +66,8 @@ class KernelMode:
                 ) from error
             log.info("no kernel path, connections are spliced", reason=str(error))
             return cls(why_not=str(error))
+        if drops:
+            log.warning("connections may be dropped", reason=_dropped(drops, config))
         families = [f"IPv{version}" for version in (4, 6) if forwards(version)]
         log.info(
             "the kernel carries connections without filters", table=path.table_name,
@@ -82,6 +91,34 @@ def unwanted(config: Config) -> str:
     if wanted == "auto" and all(each.bind.ip.is_loopback for each in config.listeners):
         return ONLY_LOOPBACK
     return ""
+
+
+def _dropped(chains: list[str], config: Config) -> str:
+    return (
+        f"the chain {chains[0]} drops what is forwarded: let it accept ct mark "
+        f"{config.datapath.kernel_mark:#x}, and set kernel to require"
+    )
+
+
+def abilities(
+    config: Config, log: structlog.typing.FilteringBoundLogger
+) -> Iterator[tuple[str, str]]:
+    """Name what this host can do for a configuration's kernel path: label and value."""
+    why_not = unwanted(config)
+    if why_not:
+        yield "kernel path", f"not used: {why_not}"
+        return
+    try:
+        owned = try_out(table_settings(config), log)
+    except KernelPathError as error:
+        yield "kernel path", f"not possible: {error}"
+        return
+    yield "kernel path", "nftables and conntrack events" + ("; the table is owned" * owned)
+    on = [f"IPv{version}" for version in (4, 6) if forwards(version)]
+    yield "forwarding", ", ".join(on) or "off: only for connections with this host itself"
+    yield "bytes in the kernel", "counted" if counts_bytes() else "not counted (nf_conntrack_acct)"
+    for chain in forward_drops():
+        yield "dropped", _dropped([chain], config)
 
 
 def table_settings(config: Config) -> TableSettings:

@@ -18,7 +18,6 @@ from fwproxy.datapath.poll import Poller
 from fwproxy.errors import KernelPathError
 
 _NETLINK_NETFILTER = 12
-_SOL_NETLINK, _NETLINK_NO_ENOBUFS = 270, 5
 _SO_ATTACH_FILTER = 26
 _SO_RCVBUFFORCE = 33
 _GROUPS = 0b111
@@ -39,6 +38,23 @@ def _opened(groups: int) -> socket.socket:
         raise KernelPathError(f"no netlink socket: {error.strerror}") from error
     try:
         sock.bind((0, groups))
+    except OSError as error:
+        sock.close()
+        raise KernelPathError(f"conntrack events: {error.strerror}") from error
+    return sock
+
+
+def open_events(mark: int, buffer: int = 1 << 16) -> socket.socket:
+    """Return a socket that hears of flows with a mark.
+
+    Raises:
+        KernelPathError: there are no such events here.
+    """
+    sock = _opened(_GROUPS)
+    try:
+        sock.settimeout(0)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
+        _attach_filter(sock, mark)
     except OSError as error:
         sock.close()
         raise KernelPathError(f"conntrack events: {error.strerror}") from error
@@ -70,14 +86,7 @@ class ConntrackEvents:
         self._poller = poller
         self._hear = hear
         self._overflowed = overflowed
-        self._sock = _opened(_GROUPS)
-        try:
-            self._sock.settimeout(0)
-            self._sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
-            _attach_filter(self._sock, mark)
-        except OSError as error:
-            self._sock.close()
-            raise KernelPathError(f"conntrack events: {error.strerror}") from error
+        self._sock = open_events(mark, buffer)
         poller.watch(self._sock.fileno(), self)
 
     def on_ready(self, fd: int, events: int) -> None:
