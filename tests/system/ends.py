@@ -1,8 +1,8 @@
 """Ends of control and data connections that a test speaks for, in a namespace or on loopback.
 
-    with ScriptedServer(...) as server, ScriptedClient(target) as client, server.accept() as inside:
-        inside.send(b"220 Ready\\r\\n")
-        assert client.code() == 220
+    with ScriptedServer() as server, talking(server, proxy.target(...)) as (client, inside):
+        client.send(b"NOOP\\r\\n")
+        assert inside.line() == b"NOOP\\r\\n"
 
 They work without threads: a test reads what it waits for, and nothing waits longer than PATIENCE.
 """
@@ -81,6 +81,14 @@ def read_all(sock: socket.socket) -> bytes:
     while block := sock.recv(BLOCK_SIZE):
         blocks.append(block)
     return b"".join(blocks)
+
+
+def read_exactly(sock: socket.socket, size: int) -> bytes:
+    """That many bytes, fewer only at the end of the stream."""
+    read = b""
+    while len(read) < size and (block := sock.recv(size - len(read))):
+        read += block
+    return read
 
 
 def knock(host: str, port: int, namespace: str | None = None, source: str | None = None) -> str:
@@ -242,8 +250,15 @@ class ScriptedServer:
         """The next connection."""
         return Control(self._listener.accept()[0])
 
-    def close(self) -> None:
-        """Listen no more."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._listener.close()
 
 
@@ -254,7 +269,8 @@ def port_argument(host: str, port: int) -> str:
 
 def active_command(listener: socket.socket, verb: str = "EPRT") -> str:
     """PORT or EPRT for a port that listens."""
-    return address_command(*listener.getsockname()[:2], verb)
+    host, port, *_ = listener.getsockname()
+    return address_command(host, port, verb)
 
 
 def address_command(host: str, port: int, verb: str = "EPRT") -> str:
@@ -266,10 +282,10 @@ def address_command(host: str, port: int, verb: str = "EPRT") -> str:
 
 @contextlib.contextmanager
 def talking(
-    server: ScriptedServer, client_target: Target, **where: str
+    server: ScriptedServer, target: Target, namespace: str | None = None
 ) -> Iterator[tuple[ScriptedClient, Control]]:
-    """A client that has been greeted through the proxy, and the server's end of it."""
-    with ScriptedClient(client_target, **where) as client, server.accept() as inside:
+    """A client that has connected to `target` and been greeted, and the server's end of that."""
+    with ScriptedClient(target, namespace) as client, server.accept() as inside:
         inside.send(b"220 Ready\r\n")
         assert client.code() == 220
         yield client, inside

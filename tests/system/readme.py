@@ -12,7 +12,7 @@ TEXT = Path(__file__).resolve().parents[2].joinpath("README.md").read_text(encod
 def block(language: str, phrase: str) -> str:
     """The one fenced block in a language that holds a phrase."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    (found,) = [each for each in blocks if phrase in each]
+    (found,) = [str(each) for each in blocks if phrase in each]
     return found
 
 

@@ -22,6 +22,7 @@ from .ends import (
     listen,
     port_argument,
     read_all,
+    talking,
 )
 from .namespaces import PREFIX_LENGTHS, Network, Side, network
 from .processes import find_program
@@ -58,15 +59,10 @@ class Street:
         self, listener: str, family: Family = 4
     ) -> Iterator[tuple[ScriptedClient, Control]]:
         """A client that has been greeted, and the server's end of its connection."""
-        host, port = self.proxy.listeners[listener]
-        target = attrs.evolve(self.servers[family].target, host=host, port=port)
-        with (
-            ScriptedClient(target, self.net.namespace(Side.CLIENT)) as client,
-            self.servers[family].accept() as inside,
-        ):
-            inside.send(b"220 Ready\r\n")
-            assert client.code() == 220
-            yield client, inside
+        server = self.servers[family]
+        target = self.proxy.target(listener, server.target)
+        with talking(server, target, self.net.namespace(Side.CLIENT)) as both:
+            yield both
         self.proxy.await_rest()
 
 
@@ -77,9 +73,7 @@ def street(net: Network, more: str = "") -> Iterator[Street]:
     with contextlib.ExitStack() as stack:
         servers: dict[Family, ScriptedServer] = {
             family: stack.enter_context(
-                contextlib.closing(
-                    ScriptedServer(net.address(Side.SERVER, family), net.namespace(Side.SERVER))
-                )
+                ScriptedServer(net.address(Side.SERVER, family), net.namespace(Side.SERVER))
             )
             for family in PREFIX_LENGTHS
         }
@@ -164,9 +158,7 @@ def test_ignore_connects_to_the_server_all_the_same(beside_the_server: Street) -
     before = syns.count(street.net, Side.STRANGER)
     with (
         street.talking("ignore") as (client, inside),
-        contextlib.closing(
-            ScriptedServer(street.servers[4].host, street.servers[4].namespace)
-        ) as own,
+        ScriptedServer(street.servers[4].host, street.servers[4].namespace) as own,
     ):
         reply = name_third_host(street, client, inside, own.port)
         check_data(street, client, reply, own)
@@ -177,7 +169,7 @@ def test_allow_goes_where_the_server_says(beside_the_server: Street) -> None:
     street = beside_the_server
     before = syns.count(street.net, Side.STRANGER)
     there = ScriptedServer(street.net.address(Side.STRANGER), street.net.namespace(Side.STRANGER))
-    with street.talking("allow") as (client, inside), contextlib.closing(there):
+    with street.talking("allow") as (client, inside), there:
         check_data(street, client, name_third_host(street, client, inside, there.port), there)
     assert syns.count(street.net, Side.STRANGER) == before + 1, "the counter does not count"
 
