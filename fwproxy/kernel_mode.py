@@ -17,6 +17,7 @@ from fwproxy.datapath.kernel.table import TableSettings
 from fwproxy.datapath.poll import Poller
 from fwproxy.errors import ConfigError, KernelPathError
 
+SWITCHED_OFF = 'kernel = "off"'
 ONLY_LOOPBACK = "every listener is on a loopback address"
 
 
@@ -30,7 +31,7 @@ class KernelMode:
     """
 
     path: KernelPath | None = None
-    why_not: str = 'kernel = "off"'
+    why_not: str = SWITCHED_OFF
 
     @classmethod
     def start(
@@ -86,7 +87,7 @@ def unwanted(config: Config) -> str:
     """Say why a configuration has no use for the kernel path, or nothing."""
     wanted = config.datapath.kernel
     if wanted == "off":
-        return 'kernel = "off"'
+        return SWITCHED_OFF
     # Conntrack costs all traffic of a host something, and a trial on loopback is not worth that.
     if wanted == "auto" and all(each.bind.ip.is_loopback for each in config.listeners):
         return ONLY_LOOPBACK

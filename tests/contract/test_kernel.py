@@ -1,16 +1,15 @@
-"""Connections that the kernel carries, in a network of the test's own (S12, S17-S20, S24, S30-S38)."""
+"""Connections that the kernel carries, in a network of the test's own (S12, S17-S38)."""
 
 import asyncio
 import contextlib
 import json
 
 import pytest
-from calls import F, UNKNOWN, bind, bind_udp, carries, is_refused, ports, proxy_address, redirect
+from calls import UNKNOWN, F, bind, bind_udp, carries, is_refused, ports, proxy_address, redirect
 from own_network import FAR, FAR_6, NEAR, NEAR_6, OTHER, in_own_network, shell
 from rig import (
     HOST,
     OTHER_HOST,
-    PROBE_DATA,
     THIRD_HOST,
     Hearing,
     eventually,
@@ -21,11 +20,10 @@ from rig import (
     turns,
 )
 
-from fwproxy import Endpoint, Firewall, IpFilter, Transport, Verdict
-from fwproxy.config import Config, DatapathConfig, Limits, ListenerConfig, SecondaryConfig
-from fwproxy.errors import AddressInUseError, ConfigError
+from fwproxy import Endpoint, IpFilter, Transport, Verdict
+from fwproxy.config import DatapathConfig, Limits, SecondaryConfig
+from fwproxy.errors import AddressInUseError
 from fwproxy.events import AcceptedConnection, ConnectTcp, EstablishedConnection
-from fwproxy.protocol import BUILT_IN, ProtocolDefinition
 
 UDP = Transport.UDP
 LONG = Limits(idle_timeout=1e6)
@@ -85,7 +83,7 @@ async def test_s30_a_bind_is_carried_by_the_kernel(logged):
         (event,) = hearing.heard
         assert type(event) is EstablishedConnection
         assert event.context is context
-        assert (event.client_address, event.server_address) == (client.address, server.address)
+        assert (event.client, event.server) == (client.address, server.address)
         assert connection.external_socket_name == proxy_address(connection)
         assert connection.internal_socket_name == accepted.remote
         server.close()
@@ -112,7 +110,7 @@ async def test_s39_a_redirection_is_carried_by_the_kernel():
         assert await carries(client, accepted)
         await eventually(lambda: hearing.heard)
         (event,) = hearing.heard
-        assert (event.client_address, event.server_address) == (client.address, server.address)
+        assert (event.client, event.server) == (client.address, server.address)
         assert event.connection.data_path == "kernel"
         assert made.actions[0].close_reason == "used"
         accepted.reset()
@@ -460,7 +458,7 @@ async def test_s17_datagrams_of_one_source_reach_the_client():
         assert data == b"one"
         await eventually(lambda: hearing.heard)
         (event,) = hearing.heard
-        assert (event.client_address, event.server_address) == (client.address, server.address)
+        assert (event.client, event.server) == (client.address, server.address)
         second.send(b"two", proxy_address(connection))
         server.send(b"three", proxy_address(connection))
         assert (await client.receive())[0] == b"three"
