@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import functools
 import json
+from pathlib import Path
 
+import attrs
 import pytest
 from calls import UNKNOWN, F, bind, bind_udp, carries, is_refused, ports, proxy_address, redirect
 from own_network import FAR, FAR_6, NEAR, NEAR_6, OTHER, in_own_network, shell
@@ -24,6 +27,7 @@ from fwproxy import Endpoint, IpFilter, Transport, Verdict
 from fwproxy.config import DatapathConfig, Limits, SecondaryConfig
 from fwproxy.errors import AddressInUseError
 from fwproxy.events import AcceptedConnection, ConnectTcp, EstablishedConnection
+from fwproxy.kernel_mode import table_settings
 
 UDP = Transport.UDP
 LONG = Limits(idle_timeout=1e6)
@@ -46,6 +50,21 @@ def elements():
 
 def tables():
     return [line.split()[-1] for line in shell("nft list tables").splitlines()]
+
+
+def process_namespace():
+    return Path("/proc/self/ns/pid").stat().st_ino
+
+
+def is_cut_off(end):
+    """Tell whether sending fails, as it does soon after a reset."""
+    try:
+        end.sock.send(b"still there?")
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+    return False
 
 
 def path(world):
@@ -141,8 +160,9 @@ async def test_s36_a_source_port_is_for_user_space():
         made = await redirect(primary, server.address, proxy_external_address=wanted)
         assert made.actions[0].choice.reason == "a source port is asked for"
         client = await here.connect(made.internal_address)
-        assert (await here.accept(server)).remote == wanted
-        assert await carries(client, client) or True
+        accepted = await here.accept(server)
+        assert accepted.remote == wanted
+        assert await carries(client, accepted)
 
 
 # Who may come, how often, and how long.
@@ -230,7 +250,7 @@ async def test_s18_the_kernel_closes_a_pinhole_also_when_nobody_else_does():
         primary = await here.primary()
         here.engine.deadlines.run_due = lambda now: None  # the process hangs
         connection, _ = await opened(here, primary, flags=F.TIMEOUT)
-        await eventually(lambda: not elements())
+        await eventually(lambda: elements().keys() <= {"sources4"})
         assert connection.permission.is_active
         assert await is_refused(here, proxy_address(connection))
 
@@ -303,10 +323,7 @@ async def test_a_killed_connection_stops_at_once(how):
         assert connection.is_closed
         assert not shell("conntrack -L --mark 0x6677 2>/dev/null")
         for end in (server, accepted):
-            with pytest.raises(ConnectionError):
-                for _ in range(100):
-                    await end.send(b"still there?")
-                    await asyncio.sleep(0.01)
+            await eventually(functools.partial(is_cut_off, end))
 
 
 @in_own_network
@@ -316,7 +333,7 @@ async def test_nobody_at_the_clients_end_is_noticed():
         (connection,) = await bind(primary, Endpoint(HOST, free_ports(1).first))
         assert await is_refused(here, proxy_address(connection))
         await eventually(lambda: connection.is_closed)
-        assert connection.close_reason == "an end has reset the connection"
+        assert connection.close_reason == "nobody has answered, or refused"
 
 
 @in_own_network
@@ -324,8 +341,8 @@ async def test_a_filter_that_denies_the_establishment_ends_the_connection():
     async with world() as here:
         primary = await here.primary()
         hearing = Hearing(primary.session, Verdict.DENY)
-        connection, client = await opened(here, primary, session_filter=hearing)
-        server = await here.connect(proxy_address(connection))
+        connection, _ = await opened(here, primary, session_filter=hearing)
+        await here.connect(proxy_address(connection))
         await eventually(lambda: connection.is_closed)
         assert connection.close_reason == "denied by a filter"
         assert path(here).flows == 0
@@ -462,12 +479,14 @@ async def test_s17_datagrams_of_one_source_reach_the_client():
         second.send(b"two", proxy_address(connection))
         server.send(b"three", proxy_address(connection))
         assert (await client.receive())[0] == b"three"
-        client.send(b"answer", sender)  # which it may not
+        with pytest.raises(PermissionError):  # as for a client on the proxy's own host
+            client.send(b"answer", sender)
         await asyncio.sleep(0.05)
         assert server.take() is None
         assert connection.data_path == "kernel"
         connection.kill()
-        server.send(b"four", proxy_address(connection))
+        with pytest.raises(PermissionError):
+            server.send(b"four", proxy_address(connection))
         await asyncio.sleep(0.05)
         assert client.take() is None
 
@@ -518,9 +537,10 @@ async def test_s19_a_source_that_rests_may_come_again_until_it_was_idle_for_too_
         server.send(b"again", proxy_address(connection))
         assert (await client.receive())[0] == b"again"
         await eventually(lambda: connection.kernel_flow is not first)
-        assert connection.server_bytes == len(b"oneagain") + 2 * 28
-        here.advance(200)
+        here.advance(61)  # what has come since conntrack was asked last is heard of now
+        here.advance(61)
         assert connection.close_reason == "idle"
+        assert connection.server_bytes == len(b"oneagain") + 2 * 28
         assert not {name for name in elements() if not name.startswith("killed")}
 
 
@@ -558,14 +578,11 @@ async def test_an_owned_table_outlives_a_flush_of_the_ruleset():
 )
 async def test_a_table_that_anybody_can_change_is_restored(monkeypatch, harm, logged):
     """As on kernels that know no owners of tables."""
-    import fwproxy.kernel_mode
 
-    def settings(config, real=fwproxy.kernel_mode.table_settings):
-        import attrs
+    def settings(config):
+        return attrs.evolve(table_settings(config), can_own=False)
 
-        return attrs.evolve(real(config), can_own=False)
-
-    monkeypatch.setattr(fwproxy.kernel_mode, "table_settings", settings)
+    monkeypatch.setattr("fwproxy.kernel_mode.table_settings", settings)
     async with world() as here:
         shell("nft add table inet innocent")
         primary = await here.primary()
@@ -581,23 +598,17 @@ async def test_a_table_that_anybody_can_change_is_restored(monkeypatch, harm, lo
 
 @in_own_network
 async def test_tables_of_dead_processes_are_removed_and_no_others(logged):
-    dead = "fwproxy_1_999999999_1_1"
-    import os
-    from pathlib import Path
-
-    namespace = Path("/proc/self/ns/pid").stat().st_ino
-    mine = f"fwproxy_{namespace}_999999999_1_1"
-    alive = f"fwproxy_{namespace}_{os.getppid()}_1_1"
-    for name in (dead, mine, "fwproxy-redirect", "fwproxy_of_somebody", "filter"):
+    elsewhere = "fwproxy_1_999999999_1_1"
+    mine = f"fwproxy_{process_namespace()}_999999999_1_1"
+    for name in (elsewhere, mine, "fwproxy-redirect", "fwproxy_of_somebody", "filter"):
         shell(f"nft add table inet {name}")
     shell("nft add table ip fwproxy_1_1_1_1")
     async with world() as here:
         own = path(here).table_name
         assert own in tables()
         assert mine not in tables()
-        assert {dead, "fwproxy-redirect", "fwproxy_of_somebody", "filter"} <= set(tables())
+        assert {elsewhere, "fwproxy-redirect", "fwproxy_of_somebody", "filter"} <= set(tables())
     assert own not in tables()
-    assert alive
 
 
 @in_own_network
@@ -608,8 +619,9 @@ async def test_lost_events_are_made_up_for():
         primary = await here.primary()
         client = here.listen()
         made = await bind(primary, *[client.address] * 100)
-        servers = await asyncio.gather(*(here.connect(proxy_address(each)) for each in made))
+        comings = [asyncio.create_task(here.connect(proxy_address(each))) for each in made]
         accepted = [await here.accept(client) for _ in made]
+        servers = await asyncio.gather(*comings)
         await eventually(lambda: all(each.state.value == "established" for each in made))
         for each in (*servers, *accepted):
             each.close()
@@ -641,12 +653,14 @@ async def test_loopback_is_not_worth_conntrack_unless_it_is_required(mode):
 @in_own_network
 async def test_a_chain_that_drops_what_is_forwarded_keeps_auto_in_user_space(logged):
     shell("nft add table inet strict")
-    shell("nft 'add chain inet strict fwd { type filter hook forward priority 0; policy drop; }'")
+    shell(
+        "nft 'add chain inet strict forwarded { type filter hook forward priority 0; policy drop; }'"
+    )
     async with world(datapath=DatapathConfig(kernel="auto"), host=NEAR) as here:
         primary = await here.primary(source=NEAR)
         client = here.listen(NEAR)
         (connection,) = await bind(primary, client.address)
-        assert "inet strict fwd drops what is forwarded" in connection.choice.reason
+        assert "inet strict forwarded drops what is forwarded" in connection.choice.reason
         assert await carries(*await come(here, connection, client))
     async with world(host=NEAR) as here:
         primary = await here.primary(source=NEAR)

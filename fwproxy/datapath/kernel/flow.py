@@ -126,6 +126,8 @@ class KernelFlow:
             reason, broken = _ENDS[stage]
         elif self.report.transport is Transport.UDP:
             reason, broken = "idle", False
+        elif not self._was_established:
+            reason, broken = "nobody has answered, or refused", True
         else:
             reason, broken = "conntrack has forgotten the connection", True
         if self.on_done is not None:

@@ -76,6 +76,7 @@ class KernelPath:
         self._open: dict[PinholeKey, OpenPinhole] = {}
         self._flows: dict[_FlowKey, KernelFlow] = {}
         self._recent: OrderedDict[PinholeKey, float] = OrderedDict()
+        self._killed: OrderedDict[int, None] = OrderedDict()
         self._check: Deadline | None = None
         self._renewed = 0.0
 
@@ -204,8 +205,15 @@ class KernelPath:
         ways = (report.original, report.reply)
         self._table.kill([(transport, way.source, way.target) for way in ways])
         self._requests.forget(transport, report.original, report.id)
+        self._killed[report.id] = None  # what was said of it before may still be unheard
+        while len(self._killed) > _MAX_RECENT:
+            self._killed.popitem(last=False)
 
     def _hear(self, report: FlowReport) -> None:
+        if report.id in self._killed:
+            if report.stage is Stage.FORGOTTEN:
+                del self._killed[report.id]
+            return
         flow = self._flows.get((report.transport, report.original))
         if flow is not None and flow.report.id != report.id:
             if report.stage is Stage.FORGOTTEN:
