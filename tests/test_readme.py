@@ -23,6 +23,7 @@ from fwproxy.config import (
     Limits,
     ListenerConfig,
     LogConfig,
+    ProcessConfig,
     SecondaryConfig,
 )
 from fwproxy.policy import AccessRequest, Relation, Rule
@@ -50,6 +51,7 @@ BASES = {
     "[[shared.targets]]": f'{FORWARD}[[shared.targets]]\ntarget = "a.example:9092"\nport = 50001\n',
     "[datapath]": f"{FORWARD}[datapath]\n",
     "[limits]": f"{FORWARD}[limits]\n",
+    "[process]": f"{FORWARD}[process]\n",
     "[log]": f"{FORWARD}[log]\n",
     "[filters.ftp]": f"{FORWARD}[filters.ftp]\n",
 }
@@ -67,6 +69,7 @@ CLASSES: dict[str, type[Any]] = {
     "[[shared.targets]]": SharedTarget,
     "[datapath]": DatapathConfig,
     "[limits]": Limits,
+    "[process]": ProcessConfig,
     "[log]": LogConfig,
     "[filters.ftp]": FtpSettings,
 }

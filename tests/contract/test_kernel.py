@@ -653,9 +653,8 @@ async def test_loopback_is_not_worth_conntrack_unless_it_is_required(mode):
 @in_own_network
 async def test_a_chain_that_drops_what_is_forwarded_keeps_auto_in_user_space(logged):
     shell("nft add table inet strict")
-    shell(
-        "nft 'add chain inet strict forwarded { type filter hook forward priority 0; policy drop; }'"
-    )
+    drop = "type filter hook forward priority 0; policy drop;"
+    shell(f"nft 'add chain inet strict forwarded {{ {drop} }}'")
     async with world(datapath=DatapathConfig(kernel="auto"), host=NEAR) as here:
         primary = await here.primary(source=NEAR)
         client = here.listen(NEAR)
