@@ -64,8 +64,9 @@ class DataChannel:
     @property
     def is_half_open(self) -> bool:
         """Whether one side is there and the other has not been reached yet."""
-        server = None if self.connection is None else self.connection.server_address
-        return server is not None and not self._settled.is_set()
+        if self._settled.is_set():
+            return False
+        return any(each.server_address is not None for each in self._being_made())
 
     @property
     def is_open(self) -> bool:
