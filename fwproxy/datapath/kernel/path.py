@@ -26,6 +26,7 @@ _MAX_RECENT = 4096
 _RECENT = 5.0
 """Seconds for which a packet may have been on its way through a pinhole that is closed now."""
 
+_LIVING = frozenset({Stage.NEW, Stage.ESTABLISHED})
 _FlowKey = tuple[Transport, Tuple]
 
 
@@ -113,11 +114,24 @@ class KernelPath:
             table = KernelTable(self._settings, self._log)
             table.create()
             self._table = table
+            if table.is_alone:
+                self._end_orphans(self._requests)
         except BaseException:
             self.stop()
             raise
         self._renewed = self.now()
         self._check = self._deadlines.after(CHECK_EVERY, self._look)
+
+    def _end_orphans(self, requests: ConntrackRequests) -> None:
+        """Make conntrack forget what a proxy that was killed has left behind.
+
+        Later packets are not translated any more, and this host resets the connection.
+        """
+        orphans = [each for each in requests.all(self._settings.mark) if each.stage in _LIVING]
+        for each in orphans:
+            requests.forget(each.transport, each.original, each.id)
+        if orphans:
+            self._log.warning("ended connections of a proxy that was killed", count=len(orphans))
 
     def stop(self) -> None:
         """Close every pinhole and remove the table; connections that are left are nobody's."""
@@ -227,7 +241,7 @@ class KernelPath:
 
     def _began(self, report: FlowReport) -> KernelFlow | None:
         """Take note of a flow that is not known yet, if a pinhole has let it in."""
-        if report.stage not in {Stage.NEW, Stage.ESTABLISHED}:
+        if report.stage not in _LIVING:
             return None
         target = report.original.target
         key = (report.transport, target.host, target.port)

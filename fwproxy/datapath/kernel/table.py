@@ -23,6 +23,8 @@ from fwproxy.datapath.kernel.pinhole import Pinhole, PinholeKey
 from fwproxy.datapath.kernel.rules import Element, Five
 from fwproxy.errors import KernelPathError
 
+_TABLE_NAME = re.compile(r"table inet (\S+_\d+_\d+_\d+_\d+)\b")
+"""Also with another prefix."""
 KILLED_SECONDS = 60.0
 """How long packets of a killed connection are refused."""
 
@@ -60,6 +62,7 @@ class KernelTable:
     Attributes:
         name: the table's.
         is_owned: whether nobody else can change it.
+        is_alone: whether there was no table of another living proxy when it was made.
     """
 
     def __init__(self, settings: TableSettings, log: structlog.typing.FilteringBoundLogger) -> None:
@@ -72,6 +75,7 @@ class KernelTable:
         self._made = ""
         self.name = f"{settings.prefix}_{_mark_of(os.getpid())}_{next(_numbers)}"
         self.is_owned = False
+        self.is_alone = True
 
     def __len__(self) -> int:
         return len(self._pinholes)
@@ -112,9 +116,12 @@ class KernelTable:
         return self._nft.run(f"list table inet {self.name}")
 
     def _remove_stale(self) -> None:
-        pattern = re.compile(rf"table inet ({re.escape(self._settings.prefix)}_\d+_\d+_\d+_\d+)\b")
-        for name in pattern.findall(self._nft.run("list tables inet")):
-            if name == self.name or _is_alive(name):
+        own = f"{self._settings.prefix}_"
+        for name in _TABLE_NAME.findall(self._nft.run("list tables inet")):
+            if _is_alive(name):
+                self.is_alone = False
+                continue
+            if not name.startswith(own):
                 continue
             try:
                 self._nft.run(rules.remove(name))
