@@ -96,7 +96,7 @@ def unwanted(config: Config) -> str:
 
 def _dropped(chains: list[str], config: Config) -> str:
     return (
-        f"the chain {chains[0]} drops what is forwarded: let it accept ct mark "
+        f"the chain {chains[0]} may drop what is forwarded: let it accept ct mark "
         f"{config.datapath.kernel_mark:#x}, and set kernel to require"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 from pathlib import Path
@@ -16,6 +17,7 @@ _FORWARDING = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
 _EVENTS = "netfilter/nf_conntrack_events"
 _ACCOUNTING = "netfilter/nf_conntrack_acct"
 _NEARLY_FULL = 0.95
+_MAY_DROP = re.compile(r"\b(drop|reject|jump|goto|queue|vmap)\b")
 
 
 def setting(name: str) -> str:
@@ -36,23 +38,40 @@ def counts_bytes() -> bool:
     return setting(_ACCOUNTING) == "1"
 
 
-def conntrack_use() -> tuple[int, int]:
-    """Return how many connections conntrack knows of, and how many it can."""
+def is_nearly_full() -> bool:
+    """Tell whether conntrack can hardly take new connections, and drops their packets soon."""
     count, largest = setting("netfilter/nf_conntrack_count"), setting("netfilter/nf_conntrack_max")
-    return (int(count) if count else 0), (int(largest) if largest else 0)
+    return bool(count and largest) and int(count) > _NEARLY_FULL * int(largest)
 
 
 def dropping_chains(ruleset: str) -> list[str]:
-    """Return the chains of a printed ruleset that drop what is forwarded by default."""
-    found, where, chain = [], "", ""
+    """Return the chains of a printed ruleset that may drop what is forwarded.
+
+    A chain that asks another one may; what that one does depends on more than a look can tell.
+    """
+    found: list[str] = []
+    where, chain, forwarding = "", "", False
     for line in ruleset.splitlines():
         named = re.match(r"\s*(table|chain) (.+?) \{", line)
-        if named and named[1] == "table":
-            where = named[2]
-        elif named:
-            chain = named[2]
-        elif "hook forward" in line and "policy drop" in line:
+        if named:
+            where, chain = (named[2], "") if named[1] == "table" else (where, named[2])
+            forwarding = False
+        elif "hook forward" in line:
+            forwarding = True
+            if "policy drop" in line:
+                found.append(f"{where} {chain}")
+        elif forwarding and _MAY_DROP.search(line) and f"{where} {chain}" not in found:
             found.append(f"{where} {chain}")
+    return found
+
+
+def legacy_filters() -> list[str]:
+    """Return the filter tables of iptables' old kind, which nftables does not show."""
+    found = []
+    for name, kind in (("ip_tables_names", "iptables"), ("ip6_tables_names", "ip6tables")):
+        with contextlib.suppress(OSError):
+            if "filter" in Path("/proc/thread-self/net", name).read_text(encoding="ascii").split():
+                found.append(f"filter FORWARD ({kind})")
     return found
 
 
@@ -62,6 +81,7 @@ class Host:
     def __init__(self) -> None:
         self._forwards: dict[int, bool] = {}
         self._local: dict[str, bool] = {}
+        self._is_full = False
 
     @staticmethod
     def check() -> None:
@@ -79,6 +99,7 @@ class Host:
         """Forget what may have changed."""
         self._forwards.clear()
         self._local.clear()
+        self._is_full = is_nearly_full()
 
     def is_local(self, host: str) -> bool:
         """Tell whether an address is one of this host's."""
@@ -96,6 +117,8 @@ class Host:
 
     def obstacle(self, pinhole: Pinhole, peer: str | None) -> str:
         """Say why packets would not get through a pinhole, or nothing."""
+        if self._is_full:
+            return "conntrack is nearly full (net.netfilter.nf_conntrack_max)"
         target = pinhole.target.host
         loopback = {pinhole.proxy_address.ip.is_loopback, pinhole.target.ip.is_loopback}
         if len(loopback) > 1:

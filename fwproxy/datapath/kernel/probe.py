@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from fwproxy.datapath.kernel.host import Host, dropping_chains
+from fwproxy.datapath.kernel.host import Host, dropping_chains, legacy_filters
 from fwproxy.datapath.kernel.netlink import ConntrackRequests, open_events
 from fwproxy.datapath.kernel.nft import Nftables
 from fwproxy.datapath.kernel.table import KernelTable, TableSettings
@@ -27,11 +27,11 @@ def try_out(settings: TableSettings, log: structlog.typing.FilteringBoundLogger)
 
 
 def forward_drops() -> list[str]:
-    """Return the chains, table first, that drop what is forwarded unless a rule accepts it."""
+    """Return the chains, table first, that may drop what is forwarded."""
     nft = None
     try:
         nft = Nftables()
-        return dropping_chains(nft.run("list chains"))
+        return dropping_chains(nft.run("list ruleset")) + legacy_filters()
     except KernelPathError:
         return []
     finally:
