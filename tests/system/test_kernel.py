@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import attrs
 import pytest
 
-from .ends import ScriptedClient, active_command, connect, knock, read_all
+from .ends import ScriptedClient, active_command, connect, knock, read_all, socket_in
 from .ftp_servers import VSFTPD
 from .kernel_gateway import REQUIRE, conntrack, elements, forwarding_network, tables
 from .matrix import Samples
@@ -201,3 +201,71 @@ def test_a_killed_proxy_leaves_nothing_open_and_can_be_started_again(
         check_transfer(street, proxy, 4, samples)
         proxy.finish()
     assert not tables(street.net)
+
+
+PASSED = 7007
+UNREAD = f"""
+[[listeners]]
+name = "unread"
+kind = "redirect"
+bind = "0.0.0.0:7000"
+protocol = "parcel"
+
+[[protocols]]
+name = "parcel"
+ports = [{PASSED}]
+
+[networks.inside]
+prefixes = ["192.0.2.0/24"]
+
+[networks.outside]
+prefixes = ["198.51.100.0/24"]
+
+[[relations]]
+from = "inside"
+to = "outside"
+kind = "nat"
+
+[[rules]]
+action = "{{action}}"
+protocols = ["parcel"]
+from = ["inside"]
+to = ["outside"]
+"""
+REDIRECT = f"""\
+table ip redirecting {{
+    chain prerouting {{
+        type nat hook prerouting priority dstnat;
+        iifname "{Side.CLIENT}" tcp dport {PASSED} redirect to :7000
+    }}
+}}
+"""
+
+
+@pytest.mark.parametrize("action", ["allow", "deny"])
+def test_a_protocol_that_nobody_reads_is_let_through_if_it_is_allowed(
+    needs_network: None, action: str
+) -> None:
+    with forwarding_network() as net, contextlib.ExitStack() as stack:
+        net.add_default_route()
+        net.run(Side.PROXY, ["nft", "-f", "-"], standard_input=REDIRECT)
+        host = net.address(Side.SERVER)
+        server = stack.enter_context(socket_in(net.namespace(Side.SERVER), host))
+        server.bind((host, PASSED))
+        server.listen()
+        settings = REQUIRE + UNREAD.format(action=action)
+        proxy = stack.enter_context(
+            running_proxy([], settings, namespace=net.namespace(Side.PROXY))
+        )
+        if action == "deny":
+            assert knock(host, PASSED, net.namespace(Side.CLIENT)) in {"reset", "heard b''"}
+            assert proxy.logged("listener is not let through")
+        else:
+            with connect(host, PASSED, net.namespace(Side.CLIENT)) as client:
+                accepted, (source, _) = server.accept()
+                with accepted:
+                    client.sendall(b"parcel")
+                    assert accepted.recv(100) == b"parcel"
+                    assert source == net.proxy_address(Side.SERVER)
+            assert not proxy.logged("connection closed")
+        proxy.finish()
