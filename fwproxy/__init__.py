@@ -2,34 +2,36 @@
 
 The rooms, each importing only rows above it (`tests/test_layers.py` checks it)::
 
-    errors  version
-    address  clock
+    errors  version  intervals
+    address  clock  bounds
     protocol
     flags  events
     flag_rules
+    times  scope  networks
+    rules
     policy
     filter
     kit/
     problems  toml_lines
-    bounds
-    shared_config
+    shared_config  rule_check
     config
     structure
     config_file  registry  log
-    port_sockets  reservation  ports  ledger  expected  resolve
+    port_sockets  reservation  ports  quotas  ledger_file  ledger  expected  resolve
     shared_memory  shared
     datapath/
     kernel_mode
     engine
-    sources
+    sources  grants
     dispatch  naming  carrying  opening  connection_facts  connection_calls  connection
     factories  datagrams  address_check  secondary  kernel_calls  emulation  inbound  outbound
     access  client_binds  future  sharing
+    terms  holdings
     session_calls  session
     listeners/
     passing
     firewall
-    demo  testing  host  catalogue  overview
+    demo  testing  host  catalogue  rule_words  overview
     privileges  service  cli  __main__
 """
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 import functools
+import itertools
 import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -16,10 +17,21 @@ from fwproxy.address import Destination, Endpoint, Transport
 from fwproxy.bounds import PortRange, at_least, not_negative, positive
 from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.flags import SecondaryFlags
-from fwproxy.policy import ANY_NETWORK, Network, Policy, Relation, Rule
-from fwproxy.problems import Place, no_such
+from fwproxy.networks import ANY_NETWORK, Network, Relation
+from fwproxy.policy import Policy
+from fwproxy.problems import no_such
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
+from fwproxy.rule_check import (
+    Trouble,
+    network_problems,
+    protocol_problems,
+    rule_problems,
+    scope_problems,
+)
+from fwproxy.rules import Rule
+from fwproxy.scope import Scope
 from fwproxy.shared_config import SharedConfig
+from fwproxy.times import wall_clock
 
 
 def _frozen_tables(
@@ -53,6 +65,16 @@ def _mark(_: object, attribute: attrs.Attribute[Any], value: int) -> None:
         raise ConfigError.at((), f"must be from 1 to 4294967294, not {value}", attribute.name)
 
 
+_count: Any = attrs.validators.optional(positive)
+
+
+def _known_zone(_: object, attribute: attrs.Attribute[Any], zone: str | None) -> None:
+    try:
+        wall_clock(zone)
+    except InvalidArgumentError as error:
+        raise ConfigError.at((), str(error), attribute.name) from None
+
+
 class ListenerKind(enum.Enum):
     """How clients come in."""
 
@@ -78,6 +100,8 @@ class ListenerConfig:
         backlog: how many connections the kernel may hold until they are accepted.
         advertise: the IP address that clients are told as the proxy's, where it is not the one
             that their connections arrive at (NAT, a container).
+        use_filters: the filters that read its connections, instead of those of the protocol.
+        secondary: what its filters may open.
     """
 
     name: str
@@ -90,6 +114,12 @@ class ListenerConfig:
     advertise: str | None = attrs.field(
         default=None, validator=attrs.validators.optional(_reachable)
     )
+    use_filters: tuple[str, ...] | None = None
+    secondary: Scope | None = None
+
+    def may_be_under(self, rule: Rule) -> bool:
+        """Tell whether a rule may decide on this listener's connections."""
+        return not rule.protocols or self.protocol in rule.protocols
 
 
 _ADDRESS_FLAGS = {
@@ -170,6 +200,12 @@ class Limits:
         max_sessions_per_client: the same for one client address.
         max_connections_per_session: primary and secondary connections of one session.
         max_permissions_per_session: unused permissions of one session.
+        max_connections_per_client: connections of all sessions of one client; a client is an IPv4
+            address, or an IPv6 prefix of 64 bits.
+        max_permissions_per_client: unused permissions of all sessions of one client.
+        connection_rate_per_client: new primary connections per second of one client.
+        connection_burst_per_client: how many of them may come at once.
+        max_tracked_clients: clients whose quotas are remembered while they have no session.
         max_factories_per_session: data filter factories of one session.
         max_peers_per_connection: sources that one UDP permission for many may have at a time.
         max_destinations_per_connection: UDP destinations that one connection remembers the
@@ -196,6 +232,11 @@ class Limits:
     max_sessions_per_client: int = attrs.field(default=1_000, validator=positive)
     max_connections_per_session: int = attrs.field(default=64, validator=positive)
     max_permissions_per_session: int = attrs.field(default=64, validator=positive)
+    max_connections_per_client: int | None = attrs.field(default=None, validator=_count)
+    max_permissions_per_client: int | None = attrs.field(default=None, validator=_count)
+    connection_rate_per_client: float | None = attrs.field(default=None, validator=_count)
+    connection_burst_per_client: int = attrs.field(default=10, validator=positive)
+    max_tracked_clients: int = attrs.field(default=10_000, validator=positive)
     max_factories_per_session: int = attrs.field(default=64, validator=positive)
     max_peers_per_connection: int = attrs.field(default=256, validator=positive)
     max_destinations_per_connection: int = attrs.field(default=256, validator=positive)
@@ -231,23 +272,37 @@ class ProcessConfig:
 
 
 @attrs.frozen(slots=True)
+class LedgerConfig:
+    """What is remembered of permissions that have ended.
+
+    Attributes:
+        history: how many of them the proxy remembers.
+        file: a file that gets a JSON line when a permission is given, and one when it has ended.
+        queue: how many lines may wait for the disk; those that find no place are lost.
+    """
+
+    history: int = attrs.field(default=1000, validator=not_negative)
+    file: str | None = None
+    queue: int = attrs.field(default=10_000, validator=positive)
+
+
+@attrs.frozen(slots=True)
+class TimesConfig:
+    """How the times of rules are meant.
+
+    Attributes:
+        zone: their time zone, such as `Europe/Berlin`; None is the host's.
+    """
+
+    zone: str | None = attrs.field(default=None, validator=_known_zone)
+
+
+@attrs.frozen(slots=True)
 class LogConfig:
     """How to log: lines for people (`console`) or for machines (`json`)."""
 
     format: Literal["console", "json"] = "console"
     level: Literal["debug", "info", "warning", "error"] = "info"
-
-
-_Problem = tuple[str, Place, str]
-"""What it is about in words, its place, and what is wrong."""
-
-
-def _unknown(
-    subject: str, place: Place, what: str, names: Iterable[str], known: Iterable[str]
-) -> Iterator[_Problem]:
-    for name in names:
-        if name not in known:
-            yield subject, place, no_such(what, name, known)
 
 
 def _open_relay(listener: ListenerConfig) -> str:
@@ -282,14 +337,19 @@ class Config:
         default=BUILT_IN, converter=tuple[ProtocolDefinition, ...]
     )
     limits: Limits = Limits()
+    ledger: LedgerConfig = LedgerConfig()
+    times: TimesConfig = TimesConfig()
     log: LogConfig = LogConfig()
     process: ProcessConfig = ProcessConfig()
 
     def __attrs_post_init__(self) -> None:
+        networks = self.network_names
+        pools = self.pools
         problems = [
             *self._listener_problems(),
-            *self._protocol_problems(),
-            *self._rule_problems(),
+            *protocol_problems(self.protocols),
+            *network_problems(self.networks, self.relations, networks),
+            *rule_problems(self.rules, {p.name for p in self.protocols}, networks, pools),
             *self.shared.problems(self.secondary.ports, {each.name for each in self.listeners}),
         ]
         if problems:
@@ -297,7 +357,31 @@ class Config:
             raise ConfigError(message, [(place, problem) for _, place, problem in problems])
         self.policy()
 
-    def _listener_problems(self) -> Iterator[_Problem]:
+    @property
+    def network_names(self) -> set[str]:
+        """The names that rules and relations may use."""
+        return {network.name for network in self.networks} or {ANY_NETWORK}
+
+    @property
+    def pools(self) -> list[PortRange]:
+        """The ranges that ports for secondary connections are taken from."""
+        return [self.secondary.ports, *([self.shared.ports] if self.shared.is_used else [])]
+
+    def filters_of(self, listener: ListenerConfig) -> tuple[str, ...]:
+        """Return the names of the filters that read a listener's primary connections.
+
+        A rule may choose others; see `filters_under`.
+        """
+        if listener.use_filters is not None:
+            return listener.use_filters
+        return next(p.filters for p in self.protocols if p.name == listener.protocol)
+
+    def filters_under(self, listener: ListenerConfig) -> tuple[str, ...]:
+        """Return the names of all filters that may read them, under whichever rule."""
+        rules = (rule.use_filters or () for rule in self.rules if listener.may_be_under(rule))
+        return tuple(dict.fromkeys([*self.filters_of(listener), *itertools.chain(*rules)]))
+
+    def _listener_problems(self) -> Iterator[Trouble]:
         seen: set[str] = set()
         for number, listener in enumerate(self.listeners):
             subject = f"listener {listener.name!r}"
@@ -306,6 +390,13 @@ class Config:
             seen.add(listener.name)
             for key, problem in self._misfits(listener):
                 yield subject, ("listeners", number, key), problem
+            yield from scope_problems(
+                listener.secondary,
+                subject,
+                ("listeners", number),
+                self.network_names,
+                self.pools,
+            )
 
     def _misfits(self, listener: ListenerConfig) -> Iterator[tuple[str, str]]:
         protocols = {protocol.name: protocol for protocol in self.protocols}
@@ -324,31 +415,6 @@ class Config:
         if listener.advertise and Endpoint(listener.advertise).version != listener.bind.version:
             yield "advertise", _other_version(listener.bind)
 
-    def _protocol_problems(self) -> Iterator[_Problem]:
-        names = [protocol.name for protocol in self.protocols]
-        for n, protocol in enumerate(self.protocols):
-            subject, place = f"protocol {protocol.name!r}", ("protocols", n)
-            if protocol.name in names[:n]:
-                yield subject, (*place, "name"), "another protocol has this name"
-            yield from _unknown(
-                subject, (*place, "secondary"), "protocol", protocol.secondary, names
-            )
-
-    def _rule_problems(self) -> Iterator[_Problem]:
-        protocols = {protocol.name for protocol in self.protocols}
-        networks = {network.name for network in self.networks} or {ANY_NETWORK}
-        for n, relation in enumerate(self.relations):
-            subject = f"relation {n + 1}"
-            for key, name in (("from", relation.source), ("to", relation.target)):
-                yield from _unknown(subject, ("relations", n, key), "network", [name], networks)
-        for n, rule in enumerate(self.rules):
-            subject, place = f"rule {rule.name or n + 1}", ("rules", n)
-            yield from _unknown(
-                subject, (*place, "protocols"), "protocol", rule.protocols, protocols
-            )
-            yield from _unknown(subject, (*place, "from"), "network", rule.sources, networks)
-            yield from _unknown(subject, (*place, "to"), "network", rule.targets, networks)
-
     def policy(self) -> Policy:
         """Make the policy.
 
@@ -356,6 +422,7 @@ class Config:
             ConfigError: a rule or relation names an unknown network.
         """
         try:
-            return Policy(self.networks, self.relations, self.rules)
+            clock = wall_clock(self.times.zone)
+            return Policy(self.networks, self.relations, self.rules, clock)
         except ValueError as error:
             raise ConfigError(str(error)) from error

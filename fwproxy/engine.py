@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Iterator
 
@@ -17,10 +18,12 @@ from fwproxy.expected import ExpectedConnects
 from fwproxy.flags import SecondaryFlags
 from fwproxy.kernel_mode import KernelMode
 from fwproxy.ledger import Ledger
+from fwproxy.ledger_file import LedgerFile
 from fwproxy.log import get_logger
 from fwproxy.policy import Policy
 from fwproxy.ports import PortPool
 from fwproxy.protocol import ProtocolDefinition
+from fwproxy.quotas import Bursts, Quotas
 from fwproxy.resolve import Resolver
 from fwproxy.shared import SharedPorts
 
@@ -41,8 +44,10 @@ class Engine:
     limits: Limits
     shared: SharedPorts
     log: structlog.typing.FilteringBoundLogger
+    ledger: Ledger
+    quotas: Quotas
+    bursts: Bursts
     kernel: KernelMode = attrs.field(factory=KernelMode)
-    ledger: Ledger = attrs.field(factory=Ledger)
     expected: ExpectedConnects = attrs.field(factory=ExpectedConnects)
     address_flags: SecondaryFlags = SecondaryFlags.NONE
     session_numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
@@ -55,8 +60,11 @@ class Engine:
 
         Raises:
             ConfigError: the kernel data path is required, and this host cannot.
+            OSError: the file of the ledger cannot be opened.
         """
         loop = asyncio.get_running_loop()
+        log = get_logger().bind()
+        ledger = Ledger(config.ledger.history, _ledger_file(config, loop, log))
         deadlines = Deadlines(loop.time)
         deadlines.start(loop)
         engine = cls(
@@ -71,7 +79,10 @@ class Engine:
             protocols={protocol.name: protocol for protocol in config.protocols},
             limits=config.limits,
             shared=SharedPorts(config.shared, config.limits.max_shared_redirections),
-            log=get_logger().bind(),
+            log=log,
+            ledger=ledger,
+            quotas=Quotas(config.limits, lambda: deadlines.now()),  # noqa: PLW0108 - may be moved
+            bursts=Bursts(lambda: deadlines.now()),  # noqa: PLW0108 - the same
             address_flags=config.secondary.address_flags,
         )
         try:
@@ -84,7 +95,27 @@ class Engine:
     def close(self) -> None:
         """Take the parts off the loop; no session may be left."""
         self.kernel.close()
+        self.ledger.close()
         self.ports.close()
         self.deadlines.stop()
         self.poller.close()
         self.pipes.close()
+
+
+def _ledger_file(
+    config: Config,
+    loop: asyncio.AbstractEventLoop,
+    log: structlog.typing.FilteringBoundLogger,
+) -> LedgerFile | None:
+    path = config.ledger.file
+    if path is None:
+        return None
+
+    def report(lost: int, why: str) -> None:
+        """Have it logged by the loop, unless that has come to its end."""
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(
+                lambda: log.error("ledger lines lost", file=path, lines=lost, reason=why)
+            )
+
+    return LedgerFile(path, config.ledger.queue, report)

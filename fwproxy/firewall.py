@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -14,15 +14,19 @@ from fwproxy.dispatch import BoundFilter
 from fwproxy.engine import Engine
 from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.filter import Filter, Hooks
+from fwproxy.grants import Grant
 from fwproxy.ledger import Ledger
 from fwproxy.listeners.base import Listener
 from fwproxy.listeners.forward import ForwardListener
 from fwproxy.listeners.gateway import GatewayListener
 from fwproxy.listeners.redirect import RedirectListener
 from fwproxy.passing import let_through
+from fwproxy.quotas import Usage
 from fwproxy.registry import find, settings_for
 from fwproxy.reservation import PortReservation
+from fwproxy.scope import Scope
 from fwproxy.session import Session
+from fwproxy.terms import Terms
 
 QUIET = 1.0
 """Seconds without traffic after which a control connection without transfers is at rest."""
@@ -56,11 +60,14 @@ class Sessions:
             return f"{limits.max_sessions} sessions already (max_sessions)"
         if len(self._by_client.get(host, ())) >= limits.max_sessions_per_client:
             return f"{limits.max_sessions_per_client} of the client (max_sessions_per_client)"
-        return None
+        quotas = self._engine.quotas
+        return quotas.refusal(host) if quotas.for_clients else None
 
     def open(self, listener: Listener, client: Endpoint) -> Session:
         """Start a session."""
         session = Session(self._engine, listener, client, self._ended)
+        if self._engine.quotas.for_clients:
+            session.join(self._engine.quotas.client(client.host))
         self._sessions[session.id] = session
         self._by_client[client.host].add(session)
         return session
@@ -164,7 +171,7 @@ class Firewall:
 
     @property
     def ledger(self) -> Ledger:
-        """Every permission that there is."""
+        """Every permission that there is, and those that have ended lately."""
         return self.engine.ledger
 
     def reserve_ports(
@@ -205,9 +212,12 @@ class Firewall:
         self._sessions = Sessions(self._engine)
         try:
             self._start_filters()
+            usages = [self._engine.quotas.rule(r.name, r.limits) for r in self.config.rules]
             for config in self.config.listeners:
-                bound = self._bound_filters(config)
-                listener = _LISTENERS[config.kind](self._engine, config, bound, self._sessions)
+                terms = self._terms(config)
+                by_rule = self._terms_by_rule(config, terms, usages)
+                kind = _LISTENERS[config.kind]
+                listener = kind(self._engine, config, terms, self._sessions, by_rule)
                 listener.start()
                 let_through(self._engine, listener)
                 self.listeners[config.name] = listener
@@ -265,14 +275,10 @@ class Firewall:
     ) -> None:
         await self.stop(0 if kind is not None else None)
 
-    def _names(self, listener: ListenerConfig) -> tuple[str, ...]:
-        protocols = {protocol.name: protocol for protocol in self.config.protocols}
-        return protocols[listener.protocol].filters
-
     def _listener_settings(self, listener: ListenerConfig) -> dict[str, object]:
         """Read the settings of each filter that a listener uses."""
         settings: dict[str, object] = {}
-        for name in self._names(listener):
+        for name in self.config.filters_under(listener):
             if name not in self._filter_classes:
                 self._filter_classes[name] = find(name)
             layers = (self.config.filters.get(name, {}), listener.filters.get(name, {}))
@@ -288,7 +294,7 @@ class Firewall:
     def _start_filters(self) -> None:
         """Start each filter in use once; one that fails hears nothing, and that is said."""
         for name in dict.fromkeys(
-            n for config in self.config.listeners for n in self._names(config)
+            n for config in self.config.listeners for n in self.config.filters_under(config)
         ):
             kind = self._filter_classes[name]
             instance = kind(settings_for(kind, self.config.filters.get(name, {})))
@@ -299,8 +305,33 @@ class Firewall:
                 hooks = Hooks()
             self._filters[name] = (instance, hooks)
 
-    def _bound_filters(self, config: ListenerConfig) -> tuple[BoundFilter, ...]:
+    def _bound(self, config: ListenerConfig, names: Iterable[str]) -> tuple[BoundFilter, ...]:
         settings = self._settings[config.name]
-        return tuple(
-            BoundFilter(*self._filters[name], settings[name]) for name in self._names(config)
-        )
+        return tuple(BoundFilter(*self._filters[name], settings[name]) for name in names)
+
+    def _terms(self, config: ListenerConfig) -> Terms:
+        """Return what holds for a listener's sessions while no rule says more than yes."""
+        bound = self._bound(config, self.config.filters_of(config))
+        return Terms(self._grants(config.secondary, f"listener {config.name!r}"), bound)
+
+    def _terms_by_rule(
+        self, config: ListenerConfig, terms: Terms, usages: Sequence[Usage | None]
+    ) -> dict[int, Terms]:
+        """Return what holds instead under those that do; a listener's own grants still hold."""
+        found = {}
+        for place, (rule, usage) in enumerate(zip(self.config.rules, usages, strict=True)):
+            if rule.is_plain or not config.may_be_under(rule):
+                continue
+            bound = terms.bound_filters
+            if rule.use_filters is not None:
+                bound = self._bound(config, rule.use_filters)
+            found[place] = Terms(
+                (*terms.grants, *self._grants(rule.secondary, f"rule {rule.name or place + 1!r}")),
+                bound,
+                usage,
+                shows_client=rule.proxy_mode == "client-address",
+            )
+        return found
+
+    def _grants(self, scope: Scope | None, owner: str) -> tuple[Grant, ...]:
+        return () if scope is None else (Grant.of(scope, owner, self.engine.policy.map),)

@@ -14,13 +14,13 @@ from fwproxy.datapath.choice import Choice, DataPath
 from fwproxy.datapath.kernel.flow import KernelFlow
 from fwproxy.datapath.kernel.path import KernelPath, OpenPinhole, peer_of
 from fwproxy.datapath.kernel.pinhole import Pinhole
-from fwproxy.errors import KernelPathError
+from fwproxy.errors import CallError, KernelPathError
 from fwproxy.filter import Ends
 from fwproxy.flags import SecondaryFlags
-from fwproxy.ledger import FirewallAction
+from fwproxy.ledger import USED, FirewallAction
 from fwproxy.port_sockets import start_listening
-from fwproxy.secondary import USED, SecondaryCall
-from fwproxy.sources import source_towards_client
+from fwproxy.secondary import SecondaryCall
+from fwproxy.sources import source_towards_client, source_towards_server
 
 _ANY_PORT = 9
 """For a socket that asks the routing table for a source address, and sends nothing."""
@@ -162,9 +162,11 @@ def take_streams(
         chosen = connection(flow)
         if chosen is None or chosen.is_closed:
             flow.close(abort=True)
-            return
-        chosen.permission = action
-        chosen.carry_in_kernel(flow, ends(flow))
+        else:
+            chosen.permission = action
+            chosen.carry_in_kernel(flow, ends(flow))
+        if port.call.is_single:
+            action.settle()  # which it has not if there was room for the connection
 
     port.on_flow = came
 
@@ -249,12 +251,17 @@ def outbound_pinhole(server: Endpoint, call: SecondaryCall, address: Endpoint | 
     elif session.listener_kind is ListenerKind.REDIRECT and session.advertised_host:
         # The client goes to the server itself, as far as it knows.
         address = Endpoint(session.advertised_host, address.port)
+    try:
+        seen = source_towards_server(session, server, call.source)
+    except CallError as error:  # which user space says where it is heard
+        raise KernelPathError(str(error)) from error
+    source = None if seen.is_foreign else _source(server, seen.address)
     return Pinhole(
         address,
         call.protocol.transport,
         server,
         peers=IpFilter.only(session.client_address.host),
-        source=_source(server, call.source),
+        source=source,
         is_single=call.is_single,
         timeout=call.timeout,
     )

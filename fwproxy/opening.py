@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -11,8 +12,10 @@ from fwproxy.address import Destination, Endpoint, HostName
 from fwproxy.datapath.dial import Dial
 from fwproxy.dispatch import dispatch
 from fwproxy.errors import (
+    AddressNotAvailableError,
     CallError,
     DeniedError,
+    NatAddressNotAvailableError,
     NoServerReplyError,
     NotSupportedError,
     PolicyRulesDeniedError,
@@ -21,9 +24,13 @@ from fwproxy.errors import (
 from fwproxy.events import AcceptedConnection, ConnectTcp, Event
 from fwproxy.flags import Verdict
 from fwproxy.naming import host_by_name
+from fwproxy.policy import Decision
+from fwproxy.sources import Source, source_towards_server
 
 if TYPE_CHECKING:
     from fwproxy.connection import Connection
+
+_NOT_THERE = Decision(allowed=False, rule="not an address that its name may have")
 
 
 class Opening:
@@ -135,23 +142,35 @@ class Opening:
     def _request(self, servers: list[Endpoint]) -> None:
         """Ask about the addresses, not the name: a name may point anywhere."""
         connection = self._connection
-        allowed, rule = [], ""
-        for server in servers:
-            if self.screen is not None and not self.screen(server):
-                rule = rule or "not an address that its name may have"
-                continue
-            decision = connection.session.decide_primary(connection.protocol, server)
-            rule = decision.rule
-            if decision.allowed:
-                allowed.append(server)
-        if not allowed:
-            self.refuse(PolicyRulesDeniedError(f"{servers[0]} is not allowed ({rule})"))
-        elif connection.session.bound_filters or connection.session.factories:
+        try:
+            allowed = self._allowed(servers)
+        except CallError as error:
+            self.refuse(error)
+            return
+        if connection.session.bound_filters or connection.session.factories:
             secondary = connection.is_secondary
             event = ConnectTcp(connection, allowed[0], connection.protocol, secondary)
             self._after(event, allowed[0], lambda: self._reach(allowed))
         else:
             self._dial_server(allowed)
+
+    def _allowed(self, servers: list[Endpoint]) -> list[Endpoint]:
+        """Return the addresses that one rule allows, and let the session live by it."""
+        connection, rule = self._connection, _NOT_THERE
+        allowed: list[Endpoint] = []
+        for server in servers:
+            if self.screen is not None and not self.screen(server):
+                continue
+            decision = connection.session.decide_primary(connection.protocol, server)
+            if not allowed:
+                rule = decision
+            if decision.allowed and decision is rule:
+                allowed.append(server)
+        if not allowed:
+            raise rule.denial(servers[0])
+        if not connection.is_secondary:
+            connection.session.govern_by(rule)
+        return allowed
 
     def _after(self, event: Event, address: Endpoint, proceed: Callable[[], None]) -> None:
         """Tell the filters, and go on unless one says no.
@@ -221,6 +240,11 @@ class Opening:
         connection = self._connection
         server, *others = servers
         connection.server_address = server
+        try:
+            source = source_towards_server(connection.session, server, self._source)
+        except CallError as error:
+            self.refuse(error)
+            return
 
         def dialled(sock: socket.socket | None, error: OSError | None) -> None:
             self._dial = None
@@ -231,15 +255,15 @@ class Opening:
             elif others:
                 self._dial_server(others)
             else:
-                self.refuse(_unreachable(server, error))
+                self.refuse(_unreachable(server, error, source))
 
-        self._dial_now(server, self._source, dialled)
+        self._dial_now(server, source.address, dialled, foreign=source.is_foreign)
 
     def dial_client(self) -> None:
         """Connect to the client, from the address that it knows the proxy by."""
         connection = self._connection
         limits = connection.session.engine.limits
-        client = connection.client_address
+        client, source = connection.client_address, connection.client_source
         connection.is_connecting()
         connection.wait(
             limits.connect_timeout,
@@ -252,9 +276,8 @@ class Opening:
                 connection.client_sock = sock
                 self._advance()
             else:
-                self.refuse(_unreachable(client, error))
+                self.refuse(_unreachable(client, error, source))
 
-        source = connection.client_source
         self._dial_now(client, source.address, dialled, foreign=source.is_foreign)
 
     def _dial_now(
@@ -320,6 +343,13 @@ class Opening:
             work.cancel()
 
 
-def _unreachable(target: Endpoint, error: OSError | None) -> NoServerReplyError:
+def _unreachable(target: Endpoint, error: OSError | None, source: Source) -> CallError:
+    if error is not None and source.address is not None:
+        if error.errno == errno.EADDRNOTAVAIL:
+            own = f"{source.address.host} is none of this computer's addresses"
+            return NatAddressNotAvailableError(f"{target} cannot be reached: {own}")
+        if error.errno == errno.EPERM and source.is_foreign:
+            needs = f"to speak for {source.address.host} the process needs CAP_NET_ADMIN"
+            return AddressNotAvailableError(f"{target} cannot be reached: {needs}")
     reason = "no answer" if error is None else error.strerror or str(error)
     return NoServerReplyError(f"{target} cannot be reached: {reason}")

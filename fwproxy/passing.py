@@ -17,6 +17,7 @@ from fwproxy.engine import Engine
 from fwproxy.errors import KernelPathError
 from fwproxy.listeners.base import Listener
 from fwproxy.policy import AccessRequest, NetworkRelation, Policy
+from fwproxy.rules import Rule, RuleKind
 
 MAX_PASSAGES = 256
 """Pairs of prefixes of one listener; with more of them the proxy decides by itself."""
@@ -29,7 +30,7 @@ def let_through(engine: Engine, listener: Listener) -> None:
     if path is None or config.kind is not ListenerKind.REDIRECT or listener.bound_filters:
         return
     found = list(itertools.islice(passages(engine.policy, listener), MAX_PASSAGES + 1))
-    reason = _hindrance(listener, found)
+    reason = _hindrance(engine.policy, listener, found)
     if not reason:
         try:
             path.let_through(found)
@@ -44,12 +45,21 @@ def let_through(engine: Engine, listener: Listener) -> None:
         )  # fmt: skip
 
 
-def _hindrance(listener: Listener, found: list[Passage]) -> str:
+def _hindrance(policy: Policy, listener: Listener, found: list[Passage]) -> str:
+    if any(_says_more(rule) for rule in policy.rules):
+        return "rules say more than yes or no to networks"
+    if policy.map.translates:
+        return "servers see an address that is configured"
     if not listener.protocol.ports:
         return f"the protocol {listener.protocol.name} has no ports"
     if len(found) > MAX_PASSAGES:
         return f"more than {MAX_PASSAGES} pairs of prefixes"
     return "" if any(each.is_open for each in found) else "the rules do not allow it to anybody"
+
+
+def _says_more(rule: Rule) -> bool:
+    more = rule.times or rule.users or rule.kind is not RuleKind.ACCESS
+    return bool(more) or not rule.is_plain
 
 
 def passages(policy: Policy, listener: Listener) -> Iterator[Passage]:

@@ -104,13 +104,12 @@ def check(config: Config) -> None:
 
 
 def _problems(config: Config) -> Iterator[Problem]:
-    protocols = {protocol.name: protocol for protocol in config.protocols}
     broken = set()
     for place, name in _named(config):
         troubles = list(_trouble(name, (), place))
         yield from troubles
         broken.update([name] if troubles else [])
-    used = {name for each in config.listeners for name in protocols[each.protocol].filters}
+    used = {name for each in config.listeners for name in config.filters_under(each)}
     sound = set()
     for name in dict.fromkeys([*config.filters, *sorted(used - broken)]):
         troubles = list(_trouble(name, (config.filters.get(name, {}),), at=("filters", name)))
@@ -119,15 +118,10 @@ def _problems(config: Config) -> Iterator[Problem]:
     for number, listener in enumerate(config.listeners):
         for name, table in listener.filters.items():
             place = ("listeners", number, "filters", name)
-            if name not in protocols[listener.protocol].filters:
-                yield (
-                    place,
-                    no_such(
-                        f"filter in the protocol {listener.protocol}",
-                        name,
-                        protocols[listener.protocol].filters,
-                    ),
-                )
+            known = config.filters_under(listener)
+            if name not in known:
+                where = f"filter in the protocol {listener.protocol}"
+                yield place, no_such(where, name, known)
             elif name in sound:
                 yield from _trouble(name, (config.filters.get(name, {}), table), place)
 
@@ -140,8 +134,14 @@ def _named(config: Config) -> Iterator[tuple[Place, str]]:
             yield ("protocols", number, "filters", item), name
     for number, listener in enumerate(config.listeners):
         used = protocols[listener.protocol]
-        for name in used.filters if used in BUILT_IN else ():
-            yield ("listeners", number, "protocol"), name
+        for item, name in enumerate(listener.use_filters or ()):
+            yield ("listeners", number, "use_filters", item), name
+        if listener.use_filters is None:
+            for name in used.filters if used in BUILT_IN else ():
+                yield ("listeners", number, "protocol"), name
+    for number, rule in enumerate(config.rules):
+        for item, name in enumerate(rule.use_filters or ()):
+            yield ("rules", number, "use_filters", item), name
 
 
 def _trouble(name: str, layers: tuple[Mapping[str, Any], ...], at: Place) -> Iterator[Problem]:

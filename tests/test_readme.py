@@ -20,14 +20,18 @@ from fwproxy.cli import main
 from fwproxy.config import (
     Config,
     DatapathConfig,
+    LedgerConfig,
     Limits,
     ListenerConfig,
     LogConfig,
     ProcessConfig,
     SecondaryConfig,
+    TimesConfig,
 )
 from fwproxy.policy import AccessRequest, Relation, Rule
 from fwproxy.protocol import FTP, ProtocolDefinition, protocol_id
+from fwproxy.rules import RuleLimits
+from fwproxy.scope import Scope
 from fwproxy.shared_config import SharedAllow, SharedConfig, SharedTarget
 from fwproxy.structure import _keys
 from fwproxy_filters.ftp import FtpFilter, FtpSettings
@@ -44,6 +48,9 @@ BASES = {
     "[networks.NAME]": f"{FORWARD}[networks.NAME]\n",
     "[[relations]]": f'{FORWARD}{NETWORKS}[[relations]]\nfrom = "one"\nto = "two"\nkind = "nat"\n',
     "[[rules]]": f'{FORWARD}{NETWORKS}[[rules]]\naction = "allow"\n',
+    "[rules.secondary]": f'{FORWARD}[[rules]]\naction = "allow"\n[rules.secondary]\n',
+    "[rules.limits]": f'{FORWARD}[[rules]]\naction = "allow"\n[rules.limits]\n',
+    "[times]": f"{FORWARD}[times]\n",
     "[[protocols]]": f'{FORWARD}[[protocols]]\nname = "parcel"\n',
     "[secondary]": f"{FORWARD}[secondary]\n",
     "[shared]": f"{FORWARD}[shared]\n",
@@ -52,6 +59,7 @@ BASES = {
     "[datapath]": f"{FORWARD}[datapath]\n",
     "[limits]": f"{FORWARD}[limits]\n",
     "[process]": f"{FORWARD}[process]\n",
+    "[ledger]": f"{FORWARD}[ledger]\n",
     "[log]": f"{FORWARD}[log]\n",
     "[filters.ftp]": f"{FORWARD}[filters.ftp]\n",
 }
@@ -62,6 +70,9 @@ CLASSES: dict[str, type[Any]] = {
     "[networks.NAME]": config_file._NetworkTable,
     "[[relations]]": Relation,
     "[[rules]]": Rule,
+    "[rules.secondary]": Scope,
+    "[rules.limits]": RuleLimits,
+    "[times]": TimesConfig,
     "[[protocols]]": ProtocolDefinition,
     "[secondary]": SecondaryConfig,
     "[shared]": SharedConfig,
@@ -70,6 +81,7 @@ CLASSES: dict[str, type[Any]] = {
     "[datapath]": DatapathConfig,
     "[limits]": Limits,
     "[process]": ProcessConfig,
+    "[ledger]": LedgerConfig,
     "[log]": LogConfig,
     "[filters.ftp]": FtpSettings,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fwproxy.address import Destination, Endpoint, Transport
@@ -17,6 +17,7 @@ from fwproxy.errors import CallError
 from fwproxy.flags import ConnectionFlags
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.session import Session
+from fwproxy.terms import Terms
 
 if TYPE_CHECKING:
     from fwproxy.firewall import Sessions
@@ -33,7 +34,9 @@ class Listener:
     Attributes:
         config: its configuration.
         protocol: the definition of what it serves.
-        bound_filters: the filters of that protocol, in call order.
+        terms: what holds for its sessions, and
+        terms_by_rule: what holds instead under rules that say more than yes, by their place.
+        rules_grant: whether any of those bounds what filters may open.
         address: where it listens, with the actual port.
         sessions: where its sessions are kept, with those of the other listeners.
     """
@@ -42,16 +45,28 @@ class Listener:
         self,
         engine: Engine,
         config: ListenerConfig,
-        bound_filters: tuple[BoundFilter, ...],
+        terms: Terms,
         sessions: Sessions,
+        terms_by_rule: Mapping[int, Terms] | None = None,
     ) -> None:
         self.engine = engine
         self.config = config
         self.protocol = engine.protocols[config.protocol]
-        self.bound_filters = bound_filters
+        self.terms = terms
+        self.terms_by_rule = dict(terms_by_rule or {})
+        self.rules_grant = any(each.grants != terms.grants for each in self.terms_by_rule.values())
         self.address = config.bind
         self.sessions = sessions
         self._acceptor: Acceptor | None = None
+
+    @property
+    def bound_filters(self) -> tuple[BoundFilter, ...]:
+        """The filters that read its primary connections, in call order, unless a rule differs."""
+        return self.terms.bound_filters
+
+    def terms_of(self, number: int | None) -> Terms:
+        """Return the terms under a rule, by its place among the rules."""
+        return self.terms if number is None else self.terms_by_rule.get(number, self.terms)
 
     def start(self) -> None:
         """Listen.
@@ -121,9 +136,7 @@ class Listener:
         refusal = self.sessions.refusal(client.host)
         if refusal is not None:
             close_socket(sock, abort=True)
-            self.engine.log.warning(
-                "client refused", listener=self.config.name, client=str(client), reason=refusal
-            )
+            self._log_refusal(client, refusal)
             return None
         session = self.sessions.open(self, client)
         connection = Connection(session, protocol, client_address=client, flags=_TRANSLATED)
@@ -136,6 +149,17 @@ class Listener:
         except Exception as error:  # noqa: BLE001 - one client's fault, not the listener's
             connection.close(f"internal error: {error!r}", failed=True, error=error)
         return session
+
+    def _log_refusal(self, client: Endpoint, reason: str) -> None:
+        more = self.engine.bursts.note(reason, client.host)
+        if more is not None:  # one line for many
+            self.engine.log.warning(
+                "client refused",
+                listener=self.config.name,
+                client=str(client),
+                reason=reason,
+                more=more or None,
+            )
 
     def _take_expected(self, sock: socket.socket, client: Endpoint) -> bool:
         """Hand a connection over to the session that expects it, if there is one."""
