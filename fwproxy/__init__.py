@@ -20,17 +20,19 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     port_sockets  reservation  ports  quotas  ledger_file  ledger  expected  resolve
     shared_memory  shared
     datapath/
+    kernel_mode
     engine
     sources  grants
     dispatch  naming  carrying  opening  connection_facts  connection_calls  connection
-    factories  datagrams  address_check  secondary  emulation  inbound  outbound
+    factories  datagrams  address_check  secondary  kernel_calls  emulation  inbound  outbound
     access  client_binds  future  sharing
     terms  holdings
     session_calls  session
     listeners/
+    passing
     firewall
     demo  testing  host  catalogue  rule_words  overview
-    service  cli  __main__
+    privileges  service  cli  __main__
 """
 
 from __future__ import annotations

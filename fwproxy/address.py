@@ -295,6 +295,12 @@ class IpFilter:
         """Tell whether *host*, an IP address, may be the remote end."""
         return bisect_right(self._bounds, number_of(host)) & 1 == 1
 
+    def ranges(self, version: int) -> tuple[tuple[int, int], ...]:
+        """Return the first and the last address, as numbers, of each range of an IP version."""
+        base = 0 if version == 4 else _V6
+        found = ((low, end) for low, end in self._ranges() if (low < _V6) == (version == 4))
+        return tuple((low - base, end - 1 - base) for low, end in found)
+
     def compare(self, other: IpFilter) -> Comparison:
         """Tell how its hosts stand to those of the other one."""
         if self == other:

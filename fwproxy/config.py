@@ -6,6 +6,7 @@ import enum
 import functools
 import itertools
 import operator
+import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -51,10 +52,17 @@ def _reachable(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
 def _kernel_mode(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
     if value not in {"auto", "off", "require"}:
         raise ConfigError.at((), f"must be auto, off or require, not {value!r}", attribute.name)
-    if value == "require":
-        raise ConfigError.at(
-            (), "the kernel data path is not available in this version: use auto", attribute.name
-        )
+
+
+def _table_name(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,31}", value):
+        problem = "must be up to 32 letters, digits, _ and -, with a letter first"
+        raise ConfigError.at((), f"{problem}, not {value!r}", attribute.name)
+
+
+def _mark(_: object, attribute: attrs.Attribute[Any], value: int) -> None:
+    if not 0 < value < 0xFFFFFFFF:  # the next one is used as well
+        raise ConfigError.at((), f"must be from 1 to 4294967294, not {value}", attribute.name)
 
 
 _count: Any = attrs.validators.optional(positive)
@@ -158,13 +166,26 @@ class DatapathConfig:
     """How bytes are carried.
 
     Attributes:
-        kernel: whether to use the kernel data path.
+        kernel: whether the kernel shall carry what no filter wants to see: `auto` where it can,
+            `require` refuses to start where it cannot.
+        kernel_table: how the name of the proxy's nftables table begins.
+        kernel_mark: the conntrack mark of connections that the kernel carries; protocols that
+            are let through whole have the next higher one where they are translated.
+        kernel_lease: seconds for which a pinhole without a time-out outlives a proxy that has
+            died, where the kernel does not close it at once.
+        kernel_event_buffer: bytes of conntrack events that may wait to be heard.
+        max_pinholes: pinholes in the kernel at a time; further ones are for user space.
         bulk_threshold: bytes in one direction after which a stream is spliced.
         max_pipes: how many pipes the pool for spliced streams may hold.
         pipe_size: bytes per pipe; the kernel may grant less.
     """
 
-    kernel: Literal["auto", "off", "require"] = attrs.field(default="auto", validator=_kernel_mode)
+    kernel: Literal["auto", "off", "require"] = attrs.field(default="off", validator=_kernel_mode)
+    kernel_table: str = attrs.field(default="fwproxy", validator=_table_name)
+    kernel_mark: int = attrs.field(default=0x6677, validator=_mark)
+    kernel_lease: int = attrs.field(default=60, validator=at_least(10))
+    kernel_event_buffer: int = attrs.field(default=2 * 1024 * 1024, validator=positive)
+    max_pinholes: int = attrs.field(default=16384, validator=positive)
     bulk_threshold: int = attrs.field(default=256 * 1024, validator=not_negative)
     max_pipes: int = attrs.field(default=256, validator=not_negative)
     pipe_size: int = attrs.field(default=1024 * 1024, validator=positive)
@@ -238,6 +259,19 @@ class Limits:
 
 
 @attrs.frozen(slots=True)
+class ProcessConfig:
+    """The process of `fwproxy run`.
+
+    Attributes:
+        user: whom to become once the listeners are open, when started as root; empty for nobody
+            else. Of root's capabilities only CAP_NET_ADMIN is kept, and only if the kernel data
+            path or `source = "peer"` may need it.
+    """
+
+    user: str = ""
+
+
+@attrs.frozen(slots=True)
 class LedgerConfig:
     """What is remembered of permissions that have ended.
 
@@ -306,6 +340,7 @@ class Config:
     ledger: LedgerConfig = LedgerConfig()
     times: TimesConfig = TimesConfig()
     log: LogConfig = LogConfig()
+    process: ProcessConfig = ProcessConfig()
 
     def __attrs_post_init__(self) -> None:
         networks = self.network_names

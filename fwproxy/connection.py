@@ -16,6 +16,7 @@ from fwproxy.datapath.base import Relay, close_socket
 from fwproxy.datapath.choice import UNDECIDED
 from fwproxy.datapath.datagram import DatagramRelay
 from fwproxy.datapath.flow import MAX_DATAGRAM
+from fwproxy.datapath.kernel.flow import KernelFlow
 from fwproxy.datapath.user import FilterRelay
 from fwproxy.dispatch import begin, dispatch, in_time
 from fwproxy.events import ConnectionTerminating, EstablishedConnection, Event
@@ -198,6 +199,38 @@ class Connection(ConnectionCalls):
 
     def _filter_failed(self, error: BaseException) -> None:
         self.close(f"filter failed: {type(error).__name__}: {error}", failed=True, error=error)
+
+    def carry_in_kernel(self, flow: KernelFlow, ends: Ends) -> None:
+        """Let the kernel carry the bytes; it is established when both ends have spoken."""
+        flow.from_client = flow.peer == ends.client
+        flow.on_done = self.relay_done
+        if self.opening is not None:
+            self.opening.cancel()
+            self.opening = None
+        if self.transport is Transport.UDP:
+            self._carry_datagrams_in_kernel(flow, ends)
+            return
+        self._relay = flow
+        self.client_address, self.server_address = ends.client, ends.server
+        self.is_connecting()
+        flow.established = self.establish
+        self.wait(
+            self.session.engine.limits.connect_timeout,
+            lambda: self.close("no answer", failed=True),
+        )
+
+    def _carry_datagrams_in_kernel(self, flow: KernelFlow, ends: Ends) -> None:
+        if self.kernel_flow is None:
+            flow.established = lambda: self.first_datagram(ends, flow.start)
+        else:
+            flow.follows(self.kernel_flow)
+        self._relay = flow
+
+    def expect_datagrams(self, idle_timeout: float | None) -> None:
+        """Wait for datagrams that the kernel carries; without a time-out until killed."""
+        self.opening = None
+        if idle_timeout is not None:
+            self.wait(idle_timeout, lambda: self._datagrams_idle(idle_timeout))
 
     def carry_datagrams(self, relay: DatagramRelay, idle_timeout: float | None) -> None:
         """Let datagrams flow; without a time-out until killed (S19, S20)."""

@@ -13,6 +13,7 @@ from fwproxy.address import Endpoint, IpFilter, Transport
 from fwproxy.datapath.base import Relay
 from fwproxy.datapath.choice import Choice
 from fwproxy.datapath.datagram import DatagramRelay
+from fwproxy.datapath.kernel.flow import KernelFlow
 from fwproxy.events import Event
 from fwproxy.filter import DataFilter, Priority
 from fwproxy.flags import ConnectionFlags, SecondaryFlags
@@ -155,7 +156,7 @@ class ConnectionFacts:
 
     @property
     def data_path(self) -> str:
-        """`splice`, `user` or `datagram`; empty until bytes can flow."""
+        """`kernel`, `splice`, `user` or `datagram`; empty until bytes can flow."""
         return "" if self._relay is None else self._relay.kind
 
     @property
@@ -184,9 +185,14 @@ class ConnectionFacts:
         return self.started if self._relay is None else self._relay.last_active
 
     @property
+    def kernel_flow(self) -> KernelFlow | None:
+        """What the kernel carries for it, if that is its data path."""
+        return self._relay if isinstance(self._relay, KernelFlow) else None
+
+    @property
     def external_socket_name(self) -> Endpoint | None:
         """The proxy's address towards the server, while there is a socket."""
-        if isinstance(self._relay, DatagramRelay):
+        if isinstance(self._relay, (DatagramRelay, KernelFlow)):
             return self._relay.external_name
         return _socket_name(self.server_sock)
 
@@ -198,7 +204,7 @@ class ConnectionFacts:
     @property
     def internal_socket_name(self) -> Endpoint | None:
         """The proxy's address towards the client, while there is a socket."""
-        if isinstance(self._relay, DatagramRelay):
+        if isinstance(self._relay, (DatagramRelay, KernelFlow)):
             return self._relay.internal_name
         return _socket_name(self.client_sock)
 

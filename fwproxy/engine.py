@@ -16,6 +16,7 @@ from fwproxy.datapath.pipes import PipePool
 from fwproxy.datapath.poll import Poller
 from fwproxy.expected import ExpectedConnects
 from fwproxy.flags import SecondaryFlags
+from fwproxy.kernel_mode import KernelMode
 from fwproxy.ledger import Ledger
 from fwproxy.ledger_file import LedgerFile
 from fwproxy.log import get_logger
@@ -46,6 +47,7 @@ class Engine:
     ledger: Ledger
     quotas: Quotas
     bursts: Bursts
+    kernel: KernelMode = attrs.field(factory=KernelMode)
     expected: ExpectedConnects = attrs.field(factory=ExpectedConnects)
     address_flags: SecondaryFlags = SecondaryFlags.NONE
     session_numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
@@ -67,6 +69,7 @@ class Engine:
             choose: which port of the pool is looked at first (`PortPool`).
 
         Raises:
+            ConfigError: the kernel data path is required, and this host cannot.
             OSError: the file of the ledger cannot be opened.
         """
         loop = asyncio.get_running_loop()
@@ -75,7 +78,7 @@ class Engine:
         poller = Poller(loop) if poller is None else poller
         deadlines = Deadlines(loop.time)
         deadlines.start(loop)
-        return cls(
+        engine = cls(
             loop=loop,
             config=config,
             policy=config.policy(),
@@ -98,9 +101,16 @@ class Engine:
             bursts=Bursts(lambda: deadlines.now()),  # noqa: PLW0108 - the same
             address_flags=config.secondary.address_flags,
         )
+        try:
+            engine.kernel = KernelMode.start(config, engine.poller, deadlines, engine.log)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
 
     def close(self) -> None:
         """Take the parts off the loop; no session may be left."""
+        self.kernel.close()
         self.ledger.close()
         self.ports.close()
         self.deadlines.stop()

@@ -4,6 +4,7 @@
 
     FwproxyError
     ├── ConfigError                      a configuration that cannot be used
+    ├── KernelPathError                  the kernel cannot carry it; user space does instead
     └── CallError                        a call of the filter API that was refused
         ├── TerminatingError             the session, connection or action is ending
         ├── InvalidArgumentError         also a ValueError
@@ -60,6 +61,10 @@ class ConfigError(FwproxyError):
     def at(cls, place: tuple[str | int, ...], problem: str, subject: str) -> Self:
         """Make an error of one problem; *subject* names the place in words."""
         return cls(f"{subject}: {problem}", [(place, problem)])
+
+
+class KernelPathError(FwproxyError):
+    """The kernel cannot do it; the message says why. Never raised by a call of the filter API."""
 
 
 class CallError(FwproxyError):

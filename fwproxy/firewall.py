@@ -20,6 +20,7 @@ from fwproxy.listeners.base import Listener
 from fwproxy.listeners.forward import ForwardListener
 from fwproxy.listeners.gateway import GatewayListener
 from fwproxy.listeners.redirect import RedirectListener
+from fwproxy.passing import let_through
 from fwproxy.quotas import Usage
 from fwproxy.registry import find, settings_for
 from fwproxy.reservation import PortReservation
@@ -222,6 +223,7 @@ class Firewall:
                 kind = _LISTENERS[config.kind]
                 listener = kind(self._engine, config, terms, self._sessions, by_rule)
                 listener.start()
+                let_through(self._engine, listener)
                 self.listeners[config.name] = listener
         except BaseException:
             await self.stop(0)

@@ -7,6 +7,7 @@ permitted it, and not a session of its own.
 
 from __future__ import annotations
 
+import functools
 import socket
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,11 @@ from fwproxy.address_check import server_address_problem
 from fwproxy.connection import Connection
 from fwproxy.errors import AddressNotAllowedError, CallError, InvalidArgumentError
 from fwproxy.events import ConnectTcp, UdpDestination
+from fwproxy.filter import Ends
 from fwproxy.flag_rules import check_flags
 from fwproxy.flags import SecondaryFlags
 from fwproxy.grants import granted
+from fwproxy.kernel_calls import CallPort, open_ports, outbound_pinhole, take_streams
 from fwproxy.ledger import USED, FirewallAction
 from fwproxy.outbound import connect_accepted
 from fwproxy.secondary import SecondaryCall, another_connection
@@ -113,11 +116,24 @@ async def allow_future_connect(call: SecondaryCall, server: Endpoint) -> Firewal
     call.check_policy(server.host)
     kind = ConnectTcp if call.is_tcp else UdpDestination
     expected = ExpectedConnect(call.decided(kind, server), server)
+    port = CallPort(expected.call, None, functools.partial(outbound_pinhole, server))
+    open_ports([port])
+    expected.call = port.call
+
+    def close(_: str) -> None:
+        port.shut()
+        engine.expected.strike(expected)
+
     peers = IpFilter.only(expected.client_host)
-    expected.action = expected.call.permit(
-        None, server, peers, lambda _: engine.expected.strike(expected)
-    )
+    expected.action = expected.call.permit(None, server, peers, close)
     engine.expected.enter(expected)
+    if port.is_in_kernel:
+        take_streams(
+            port,
+            expected.action,
+            lambda flow: another_connection(expected.call, flow.peer),
+            lambda flow: Ends(flow.peer, server),
+        )
     return expected.action
 
 

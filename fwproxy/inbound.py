@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from fwproxy.connection import Connection, ConnectionState
 from fwproxy.datagrams import Destinations, Welcome, datagram_limits
 from fwproxy.datapath.base import close_socket
 from fwproxy.datapath.datagram import DatagramRelay
+from fwproxy.datapath.kernel.flow import KernelFlow
 from fwproxy.emulation import bind_emulated
 from fwproxy.errors import InvalidArgumentError, NetworkRulesDeniedError
 from fwproxy.events import AcceptedConnection, BindUdp
@@ -18,6 +20,14 @@ from fwproxy.filter import Ends
 from fwproxy.flag_rules import check_flags
 from fwproxy.flags import SecondaryFlags
 from fwproxy.grants import granted
+from fwproxy.kernel_calls import (
+    CallPort,
+    inbound_pinhole,
+    may_be_carried,
+    open_ports,
+    take_datagrams,
+    take_streams,
+)
 from fwproxy.ledger import USED
 from fwproxy.policy import NetworkRelation
 from fwproxy.port_sockets import is_local
@@ -95,21 +105,42 @@ async def bind_for_client(
     foreign = _is_foreign(session, address, clients)
     connections = [call.connection(client) for client in clients]
     sockets: list[socket.socket] = []
+    ports: list[CallPort] = []
     try:
         await announce(call, connections, address, backlog)
         session.check_room(count, 0)  # other calls may have come in between
         if count == 1 and (named := _emulated_address(connections[0], address)):
             bind_emulated(call, connections[0], named, owns_port=False)
             return connections
-        sockets = call.allocate(address, count, backlog, foreign=foreign)
-        for connection, sock in zip(connections, sockets, strict=True):
-            _bind(call, connection, sock, address)
+        listens = not may_be_carried(call)
+        sockets = call.allocate(address, count, backlog if listens else None, foreign=foreign)
+        ports = [
+            _port(call, connection, sock, listens=listens)
+            for connection, sock in zip(connections, sockets, strict=True)
+        ]
+        open_ports(ports)
+        for connection, port in zip(connections, ports, strict=True):
+            _bind(port, connection, address, backlog)
     except BaseException:
         for connection in connections:
             connection.close("not bound", failed=True)
+        for port in ports:
+            port.shut()
         call.give_back(sockets)
         raise
     return connections
+
+
+def _port(
+    call: SecondaryCall, connection: Connection, sock: socket.socket, *, listens: bool
+) -> CallPort:
+    """Decide about one port's data path (S30)."""
+    if connection.emulated_bind is None:
+        address = Endpoint.from_sockaddr(sock.getsockname())
+        attached = [entry.by for entry in connection.data_filters or ()]
+        call = call.decided(AcceptedConnection if call.is_tcp else BindUdp, address, attached)
+    make = functools.partial(inbound_pinhole, connection.client_address)
+    return CallPort(call, sock, make, is_listening=listens)
 
 
 def _emulated_address(connection: Connection, asked: Endpoint) -> Endpoint | None:
@@ -120,12 +151,19 @@ def _emulated_address(connection: Connection, asked: Endpoint) -> Endpoint | Non
     return bind.address or (asked if asked.port else None)
 
 
-def _bind(
-    call: SecondaryCall, connection: Connection, sock: socket.socket, asked: Endpoint
-) -> None:
+def _bind(port: CallPort, connection: Connection, asked: Endpoint, backlog: int) -> None:
     """Let a port wait, or a filter instead of it: then only its number stays taken."""
+    call, sock = port.call, port.sock
+    assert sock is not None  # noqa: S101 - a bind has one
     if connection.emulated_bind is None:
-        (_bind_tcp if call.is_tcp else _bind_udp)(call, connection, sock)
+        connection.choice = call.choice
+        if port.is_in_kernel:
+            _bind_in_kernel(port, connection)
+        elif call.is_tcp:
+            port.listen(backlog)
+            _bind_tcp(call, connection, sock)
+        else:
+            _bind_udp(call, connection, sock)
     elif named := _emulated_address(connection, asked):
         call.give_back([sock])
         bind_emulated(call, connection, named, owns_port=False)
@@ -135,10 +173,32 @@ def _bind(
         bind_emulated(call, connection, address, owns_port=True)
 
 
-def _bind_tcp(call: SecondaryCall, connection: Connection, sock: socket.socket) -> None:
-    call = call.decided(AcceptedConnection, Endpoint.from_sockaddr(sock.getsockname()))
-    connection.choice = call.choice
+def _bind_in_kernel(port: CallPort, connection: Connection) -> None:
+    call, address = port.call, port.address
 
+    def close(reason: str) -> None:
+        port.close()
+        if connection.state is ConnectionState.BOUND and reason != USED:
+            connection.close(reason, failed=True)
+
+    def ends(flow: KernelFlow) -> Ends:
+        return Ends(connection.client_address, flow.peer)
+
+    def taken(_: KernelFlow) -> Connection | None:
+        if call.is_single:
+            return connection
+        return another_connection(call, connection.client_address)
+
+    action = call.permit(address, known_client(connection), call.ip_filter, close)
+    assert address is not None  # noqa: S101 - a bind has one
+    connection.bind(address, action)
+    if call.is_tcp:
+        take_streams(port, action, taken, ends)
+    else:
+        take_datagrams(port, action, connection, ends)
+
+
+def _bind_tcp(call: SecondaryCall, connection: Connection, sock: socket.socket) -> None:
     def accepted(sock: socket.socket, server: Endpoint) -> None:
         chosen = (
             connection if call.is_single else another_connection(call, connection.client_address)
@@ -164,9 +224,6 @@ def _bind_tcp(call: SecondaryCall, connection: Connection, sock: socket.socket) 
 
 def _bind_udp(call: SecondaryCall, connection: Connection, sock: socket.socket) -> None:
     session, address = call.session, Endpoint.from_sockaddr(sock.getsockname())
-    attached = [entry.by for entry in connection.data_filters or ()]
-    call = call.decided(BindUdp, address, attached)
-    connection.choice = call.choice
     if session.factories is not None:
         session.factories.attach(connection, BindUdp, address)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Sequence
 
@@ -11,13 +12,24 @@ from fwproxy.address import Endpoint, IpFilter
 from fwproxy.connection import Connection, ConnectionState
 from fwproxy.datagrams import Destinations, Welcome, datagram_limits
 from fwproxy.datapath.base import close_socket
+from fwproxy.datapath.choice import DataPath
 from fwproxy.datapath.datagram import DatagramRelay
-from fwproxy.errors import BadContextError, InvalidArgumentError
+from fwproxy.datapath.kernel.flow import KernelFlow
+from fwproxy.datapath.kernel.pinhole import Pinhole
+from fwproxy.errors import BadContextError, InvalidArgumentError, KernelPathError
 from fwproxy.events import ConnectTcp, UdpDestination
 from fwproxy.filter import Ends
 from fwproxy.flag_rules import check_flags
 from fwproxy.flags import SecondaryFlags
 from fwproxy.grants import granted
+from fwproxy.kernel_calls import (
+    CallPort,
+    may_be_carried,
+    open_ports,
+    outbound_pinhole,
+    take_datagrams,
+    take_streams,
+)
 from fwproxy.ledger import USED, FirewallAction
 from fwproxy.secondary import (
     SecondaryCall,
@@ -62,18 +74,23 @@ async def redirect_connections(
         raise BadContextError("the session's client has no primary connection")
     here = Endpoint(internal)
     call.check_reserved(here, count)
-    sockets = call.allocate(here, count, session.engine.config.secondary.backlog)
+    backlog = session.engine.config.secondary.backlog
+    listens = not may_be_carried(call)
+    sockets = call.allocate(here, count, backlog if listens else None)
     lowest: int = sockets[0].getsockname()[1]
+    ports: list[CallPort] = []
     actions: list[FirewallAction] = []
     try:
         for sock, target in zip(sockets, targets, strict=True):
-            if isinstance(target, Endpoint) and not call.is_tcp:
-                actions.append(_redirect_udp(call, sock, target))
-            else:
-                actions.append(_redirect_tcp(call, sock, target))
+            ports.append(_port(call, sock, target, listens=listens))
+        open_ports(ports)
+        for port, target in zip(ports, targets, strict=True):
+            actions.append(_redirect(port, target, backlog))
     except BaseException:
         for action in actions:
             action.cancel("not redirected")
+        for port in ports:
+            port.shut()
         call.give_back(sockets)
         raise
     advertised = Endpoint(session.advertised_host or internal, lowest)
@@ -93,14 +110,64 @@ def _check_target(call: SecondaryCall, target: Endpoint | Connection) -> None:
         call.check_policy(target.host)
 
 
+def _port(
+    call: SecondaryCall, sock: socket.socket, target: Endpoint | Connection, *, listens: bool
+) -> CallPort:
+    """Decide about one port's data path (S30); a connection that is bound has its own already."""
+    if isinstance(target, Endpoint):
+        decided = call.decided(ConnectTcp if call.is_tcp else UdpDestination, target)
+        make = functools.partial(outbound_pinhole, target)
+        return CallPort(decided, sock, make, is_listening=listens)
+    choice = target.choice
+    if choice.path is DataPath.KERNEL:  # the client is not known, so that the bind is not
+        choice = attrs.evolve(choice, path=DataPath.SPLICE, reason="bound by user space")
+    return CallPort(attrs.evolve(call, choice=choice), sock, _no_pinhole, is_listening=listens)
+
+
+def _no_pinhole(_: SecondaryCall, __: Endpoint | None) -> Pinhole:
+    raise KernelPathError("bound by user space")
+
+
+def _redirect(port: CallPort, target: Endpoint | Connection, backlog: int) -> FirewallAction:
+    """Let a port wait for the client."""
+    call, sock = port.call, port.sock
+    assert sock is not None  # noqa: S101 - a redirection has one
+    if isinstance(target, Endpoint) and port.is_in_kernel:
+        return _redirect_in_kernel(port, target)
+    if isinstance(target, Endpoint) and not call.is_tcp:
+        return _redirect_udp(call, sock, target)
+    port.listen(backlog)
+    return _redirect_tcp(call, sock, target)
+
+
+def _redirect_in_kernel(port: CallPort, target: Endpoint) -> FirewallAction:
+    call, address = port.call, port.address
+    peers = IpFilter.only(call.session.client_address.host)
+
+    def ends(flow: KernelFlow) -> Ends:
+        return Ends(flow.peer, target)
+
+    if call.is_tcp:
+        action = call.permit(address, target, peers, lambda _: port.close())
+        take_streams(port, action, lambda flow: another_connection(call, flow.peer), ends)
+        return action
+    connection = call.connection(call.session.client_address)
+    connection.server_address = target
+
+    def close(reason: str) -> None:
+        port.close()
+        connection.close(reason)
+
+    action = call.permit(address, target, peers, close)
+    assert address is not None  # noqa: S101 - a redirection has one
+    connection.bind(address, action)
+    take_datagrams(port, action, connection, ends)
+    return action
+
+
 def _redirect_tcp(
     call: SecondaryCall, sock: socket.socket, target: Endpoint | Connection
 ) -> FirewallAction:
-    if isinstance(target, Connection):
-        call = attrs.evolve(call, choice=target.choice)
-    else:
-        call = call.decided(ConnectTcp, target)
-
     def accepted(sock: socket.socket, client: Endpoint) -> None:
         if isinstance(target, Endpoint):
             connect_accepted(call, port.action, sock, client, target)
@@ -159,7 +226,6 @@ async def connect_for_client(call: SecondaryCall, client: Endpoint, server: Endp
 
 def _redirect_udp(call: SecondaryCall, sock: socket.socket, target: Endpoint) -> FirewallAction:
     session = call.session
-    call = call.decided(UdpDestination, target)
     connection = call.connection(session.client_address)
     connection.server_address = target
     peers = IpFilter.only(session.client_address.host)

@@ -9,6 +9,8 @@ import attrs
 
 from fwproxy.config import Config, LedgerConfig, ListenerConfig
 from fwproxy.host import facts, shortcomings
+from fwproxy.kernel_mode import abilities
+from fwproxy.log import get_logger
 from fwproxy.networks import Networks
 from fwproxy.problems import shown
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
@@ -44,9 +46,11 @@ def overview(config: Config) -> Iterator[str]:
     if config.shared.is_used:
         yield from _section("shared redirections", _shared(config.shared))
     yield from _section("data path, where not the default", _differences(config.datapath))
+    yield from _section("process, where not the default", _differences(config.process))
     yield from _section("ledger", _ledger(config.ledger))
     yield from _section("limits, where not the default", _differences(config.limits))
-    yield from _section("this host", (f"{label}: {value}" for label, value in facts()))
+    found = [*facts(), *abilities(config, get_logger())]
+    yield from _section("this host", (f"{label}: {value}" for label, value in found))
 
 
 def warnings(config: Config) -> Iterator[str]:

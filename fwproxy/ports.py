@@ -171,7 +171,7 @@ class PortPool:
         reservation: PortReservation,
         proxy_address: Endpoint,
         count: int,
-        backlog: int,
+        backlog: int | None,
         *,
         foreign: bool = False,
     ) -> list[socket.socket]:

@@ -15,7 +15,7 @@ from fwproxy.clock import Deadline
 from fwproxy.connection import Connection
 from fwproxy.datapath.accept import Acceptor
 from fwproxy.datapath.base import close_socket
-from fwproxy.datapath.choice import UNDECIDED, Choice, choose
+from fwproxy.datapath.choice import EVERYTHING, HERE, UNDECIDED, Choice, choose
 from fwproxy.datapath.datagram import DatagramRelay
 from fwproxy.datapath.poll import Poller
 from fwproxy.dispatch import dispatch, hearers
@@ -109,6 +109,7 @@ class SecondaryCall:
         if coming is not None and coming is not kind:
             expected += self._expected(coming, None)
         heard = coming is not None and hearers(self.session, coming, of_secondary=True)
+        kernel = self.session.engine.kernel
         choice = choose(
             self.protocol.transport,
             kind.__name__,
@@ -116,6 +117,8 @@ class SecondaryCall:
             attached=attached,
             expected=expected,
             heard=coming.__name__ if coming is not None and heard else "",
+            available=HERE if kernel.path is None else EVERYTHING,
+            no_kernel=kernel.why_not,
         )
         return attrs.evolve(self, choice=choice)
 
@@ -153,7 +156,7 @@ class SecondaryCall:
             raise decision.denial(f"{self.protocol.name} with {host}")
 
     def allocate(
-        self, address: Endpoint, count: int, backlog: int, *, foreign: bool = False
+        self, address: Endpoint, count: int, backlog: int | None, *, foreign: bool = False
     ) -> list[socket.socket]:
         """Bind consecutive ports, reserved ones if there are any (`PortPool.allocate`).
 

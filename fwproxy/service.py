@@ -15,6 +15,7 @@ from fwproxy.config import Config
 from fwproxy.firewall import Firewall
 from fwproxy.host import raise_file_limit
 from fwproxy.log import get_logger
+from fwproxy.privileges import become, needed
 from fwproxy.version import __version__
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -44,7 +45,8 @@ def run(
         started: called when every listener accepts connections.
 
     Raises:
-        ConfigError: a filter is missing or does not accept its settings.
+        ConfigError: a filter is missing or does not accept its settings, the kernel data path or
+            the user is not to be had.
         OSError: a listener cannot be opened.
     """
     open_files = raise_file_limit()
@@ -62,6 +64,8 @@ async def _serve(config: Config, started: Callable[[Firewall], object]) -> None:
         firewall = Firewall(config)
         await firewall.start()
         try:
+            if config.process.user:
+                become(config.process.user, needed(config))
             get_logger().info("started", version=__version__, pid=os.getpid())
             started(firewall)
             await asked.wait()

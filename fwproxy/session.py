@@ -104,6 +104,11 @@ class Session(Holdings, SessionCalls):
         return f"<Session {self.id} {self.client_address.host}>"
 
     @property
+    def listener_kind(self) -> ListenerKind:
+        """How the client came in."""
+        return self._listener.config.kind
+
+    @property
     def listener_name(self) -> str:
         """The name of the listener that the client came in by."""
         return self._listener.config.name

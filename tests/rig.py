@@ -378,13 +378,14 @@ class World:
 def leftovers(firewall: Firewall) -> dict[str, int]:
     """Return what a running firewall holds besides its listeners."""
     engine = firewall.engine
+    in_kernel = engine.kernel.path is not None  # conntrack's events, and a look now and then
     counts = {
         "sessions": len(firewall.sessions),
         "permissions": len(engine.ledger),
         "ports": engine.ports.in_use,
         "pipes": engine.pipes.in_use,
-        "watched descriptors": len(engine.poller) - len(firewall.listeners),
-        "deadlines": len(engine.deadlines),
+        "watched descriptors": len(engine.poller) - len(firewall.listeners) - in_kernel,
+        "deadlines": len(engine.deadlines) - in_kernel,
     }
     return {name: count for name, count in counts.items() if count}
 

@@ -182,10 +182,21 @@ def test_a_time_out_comes_some_day(value):
         Limits(idle_timeout=value)
 
 
-@pytest.mark.parametrize("kernel", ["require", "perhaps"])
-def test_the_kernel_path_is_not_promised(kernel):
-    with pytest.raises(ConfigError, match="kernel"):
-        DatapathConfig(kernel=kernel)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kernel": "perhaps"},
+        {"kernel_table": "9 lives"},
+        {"kernel_table": "x" * 33},
+        {"kernel_mark": 0},
+        {"kernel_mark": 1 << 32},
+        {"kernel_lease": 1},
+        {"max_pinholes": 0},
+    ],
+)
+def test_the_kernel_path_has_sound_settings(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        DatapathConfig(**wrong)
 
 
 def test_a_configuration_cannot_be_changed():

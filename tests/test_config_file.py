@@ -246,7 +246,6 @@ def test_one_port_is_a_range() -> None:
         ("timeout = 5", "timeout = -1", "[secondary] timeout: must be more than 0, not -1"),
         ("timeout = 5", "timeout = inf", "[secondary] timeout: must be a number, not inf"),
         ("timeout = 5", "timeout = nan", "[secondary] timeout: must be a number, not nan"),
-        ('"off"', '"require"', "[datapath] kernel: the kernel data path is not available in"),
         ('"off"', '"of"', '[datapath] kernel: must be one of auto, off, require, not "of"; d'),
         ("= 0", "= -1", "[datapath] bulk_threshold: must not be negative, as -1 is"),
         ("max_sessions = 12", "max_buffer = 1", "[limits] max_buffer: must be at least 16384"),
@@ -331,11 +330,6 @@ def test_open_relays_are_refused() -> None:
         '3: [[listeners]] "a" bind: without rules a gateway on 0.'
     )
     assert len(parse(open_relay + '[[rules]]\naction = "deny"').rules) == 1
-
-
-def test_kernel_mode_cannot_be_required_from_python_either() -> None:
-    with pytest.raises(ConfigError, match="kernel: the kernel data path is not available"):
-        DatapathConfig(kernel="require")
 
 
 def test_problems_found_by_a_later_check_have_their_lines() -> None:

@@ -24,6 +24,7 @@ from fwproxy.config import (
     Limits,
     ListenerConfig,
     LogConfig,
+    ProcessConfig,
     SecondaryConfig,
     TimesConfig,
 )
@@ -57,6 +58,7 @@ BASES = {
     "[[shared.targets]]": f'{FORWARD}[[shared.targets]]\ntarget = "a.example:9092"\nport = 50001\n',
     "[datapath]": f"{FORWARD}[datapath]\n",
     "[limits]": f"{FORWARD}[limits]\n",
+    "[process]": f"{FORWARD}[process]\n",
     "[ledger]": f"{FORWARD}[ledger]\n",
     "[log]": f"{FORWARD}[log]\n",
     "[filters.ftp]": f"{FORWARD}[filters.ftp]\n",
@@ -78,6 +80,7 @@ CLASSES: dict[str, type[Any]] = {
     "[[shared.targets]]": SharedTarget,
     "[datapath]": DatapathConfig,
     "[limits]": Limits,
+    "[process]": ProcessConfig,
     "[ledger]": LedgerConfig,
     "[log]": LogConfig,
     "[filters.ftp]": FtpSettings,

@@ -21,7 +21,8 @@ class Relay(Protocol):
         server_bytes: bytes received from the server.
     """
 
-    last_active: float
+    @property
+    def last_active(self) -> float: ...  # noqa: D102
 
     @property
     def kind(self) -> str: ...  # noqa: D102

@@ -33,6 +33,7 @@ class DataPath(enum.Enum):
 
 HERE = frozenset({DataPath.SPLICE, DataPath.DATAGRAM, DataPath.USER})
 """What works on every host."""
+EVERYTHING = HERE | {DataPath.KERNEL}
 
 
 @attrs.frozen(slots=True)
@@ -66,6 +67,7 @@ def choose(
     expected: Sequence[str] = (),
     heard: str = "",
     available: Collection[DataPath] = HERE,
+    no_kernel: str = "",
 ) -> Choice:
     """Decide; the first reason that holds is the one that counts.
 
@@ -77,6 +79,7 @@ def choose(
         expected: the factories that will make one (S32).
         heard: the name of the resulting event if filters hear it, where they may attach one (S30).
         available: the data paths that there are for this connection on this host.
+        no_kernel: why the kernel is not among them.
     """
     plain = DataPath.SPLICE if transport is Transport.TCP else DataPath.DATAGRAM
     if attached:
@@ -93,5 +96,6 @@ def choose(
         return Choice(plain, "NO_KERNEL_MODE", takes_filters=True, event=event)
     if heard:
         return Choice(plain, f"a filter hears {heard}", takes_filters=True, event=event)
-    path = DataPath.KERNEL if DataPath.KERNEL in available else plain
-    return Choice(path, "no data filter", takes_filters=False, event=event)
+    if DataPath.KERNEL in available:
+        return Choice(DataPath.KERNEL, "no data filter", takes_filters=False, event=event)
+    return Choice(plain, no_kernel or "no data filter", takes_filters=False, event=event)

@@ -33,7 +33,7 @@ def _results(reporter: pytest.TerminalReporter) -> Iterator[tuple[Cell, str]]:
     # Workers of pytest-xdist send their reports here, and with them the recorded properties.
     for outcome in ("passed", "skipped", "failed", "error"):
         for report in reporter.stats.get(outcome, []):
-            for key, value in report.user_properties:
+            for key, value in getattr(report, "user_properties", ()):  # not where collecting failed
                 if key == "combination":
                     suite, client, server, mode, families = value
                     yield (suite, client, server, mode, families), MARKS[outcome]

@@ -66,8 +66,9 @@ class DataChannel:
     @property
     def is_half_open(self) -> bool:
         """Whether one side is there and the other has not been reached yet."""
-        server = None if self.connection is None else self.connection.server_address
-        return server is not None and not self._settled.is_set()
+        if self._settled.is_set():
+            return False
+        return any(each.server_address is not None for each in self._being_made())
 
     @property
     def is_open(self) -> bool:
@@ -110,9 +111,17 @@ class DataChannel:
     def withdraw(self) -> None:
         """Take back whatever has not been used."""
         if not self.is_established and not self.has_ended:
+            making = self._being_made()
             self.ended("withdrawn")
-            if self.connection is not None:
-                self.connection.kill()
+            for connection in making:
+                connection.kill()
+
+    def _being_made(self) -> list[Connection]:
+        """Return the connections for it that wait, or are on their way to the other side."""
+        if self.connection is not None:
+            return [self.connection]
+        sessions = {action.session for action in self.actions}
+        return [each for one in sessions for each in one.connections if each.context is self]
 
 
 @attrs.frozen(slots=True, eq=False)

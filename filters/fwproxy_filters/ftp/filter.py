@@ -38,7 +38,9 @@ class FtpFilter(Filter):
         limits = firewall.config.limits
         self.max_line_length = limits.max_line_length
         self.patience = limits.filter_timeout * _SHARE_OF_FILTER_TIMEOUT
-        associated = [ConnectTcp, ConnectionTerminating]
+        # Whoever hears of the connects and accepts of data connections keeps them out of the
+        # kernel; that they are established is heard in any case.
+        associated = [ConnectionTerminating]
         return Hooks.on(ConnectTcp, AcceptedConnection, associated=associated)
 
     def attach_to_session(self, session: Session) -> SessionFilter:
@@ -92,8 +94,6 @@ class FtpSession(SessionFilter):
         elif isinstance(event, EstablishedConnection):
             channel.established(event.connection)
             self._open.add(channel)
-        else:
-            channel.connection = event.connection
         return None
 
     def _terminating(self, event: ConnectionTerminating, channel: DataChannel) -> None:

@@ -176,6 +176,10 @@ class FakeSession:
         if name in self.refusals:
             raise self.refusals[name]
 
+    @property
+    def connections(self) -> set[FakeData]:
+        return {data for data in self.data if not data.is_closed}
+
     def check_client_addresses(
         self, clients: Sequence[Endpoint], flags: SecondaryFlags = SecondaryFlags.NONE
     ) -> None:

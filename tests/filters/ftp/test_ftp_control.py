@@ -7,8 +7,7 @@ from scripted import SERVER_V4, Script
 
 from fwproxy import Endpoint, Verdict
 from fwproxy.errors import ConfigError
-from fwproxy.events import ConnectTcp, EstablishedConnection
-from fwproxy.protocol import FTP
+from fwproxy.events import EstablishedConnection
 from fwproxy_filters.ftp.client_side import MAX_WAITING
 from fwproxy_filters.ftp.settings import FtpSettings
 
@@ -650,7 +649,6 @@ def test_a_connection_that_comes_for_a_withdrawn_channel_is_denied():
         channel = script.control.channel
         script.ask(b"PASV", b"500 no\r\n")
         late = script.late(channel)
-        assert script.play.tell(ConnectTcp(late, SERVER, FTP, is_secondary=True)) is Verdict.DENY
         established = EstablishedConnection(late, SERVER, SERVER, channel)
         assert script.control.owner.firewall_event_handler(established) is Verdict.DENY
         late.kill()

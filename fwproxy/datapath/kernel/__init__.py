@@ -1,0 +1,1 @@
+"""Secondary connections that the kernel carries: nftables translates, conntrack tells."""

@@ -1,0 +1,246 @@
+"""What conntrack says over netlink: messages in bytes, without sockets.
+
+Layouts are those of linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h. Only what the proxy
+needs is read; what is cut short or malformed is not an event.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterator
+
+import attrs
+
+from fwproxy.address import Endpoint, Transport
+
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
+_NLM_F_CREATE = 0x400
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_CTNETLINK = 1 << 8
+_NEW, _GET, _DELETE = _CTNETLINK, _CTNETLINK | 1, _CTNETLINK | 2
+
+_HEADER = struct.Struct("=IHHII")
+"""Length, type, flags, sequence, port."""
+_GENERIC = struct.Struct("=BBH")
+_ATTRIBUTE = struct.Struct("=HH")
+_NESTED = 1 << 15
+_TYPE_MASK = 0x3FFF
+
+_ORIGINAL, _REPLY, _STATUS, _PROTOINFO, _TIMEOUT = 1, 2, 3, 4, 7
+_MARK, _COUNTERS_ORIGINAL, _COUNTERS_REPLY, _ID, _MARK_MASK = 8, 9, 10, 12, 21
+_IP, _PROTO = 1, 2
+_SOURCE_4, _TARGET_4, _SOURCE_6, _TARGET_6 = 1, 2, 3, 4
+_NUMBER, _SOURCE_PORT, _TARGET_PORT = 1, 2, 3
+_TCP_INFO, _TCP_STATE = 1, 1
+_BYTES = 2
+_SEEN_REPLY = 1 << 1
+
+_NUMBERS = {socket.IPPROTO_TCP: Transport.TCP, socket.IPPROTO_UDP: Transport.UDP}
+_PROTOCOLS = {transport: number for number, transport in _NUMBERS.items()}
+
+
+class Stage(enum.Enum):
+    """How far a flow has come."""
+
+    NEW = "new"
+    """Its first packet has passed."""
+    ESTABLISHED = "established"
+    """Both ends have spoken: TCP after its handshake."""
+    CLOSED = "closed"
+    """Both ends have closed it."""
+    RESET = "reset"
+    """One end has reset it."""
+    FORGOTTEN = "forgotten"
+    """Conntrack knows nothing of it any more."""
+
+
+_TCP_STAGES = {3: Stage.ESTABLISHED, 4: Stage.ESTABLISHED, 5: Stage.ESTABLISHED,
+               6: Stage.ESTABLISHED, 7: Stage.CLOSED, 8: Stage.RESET}  # fmt: skip
+"""By TCP_CONNTRACK_*: established, fin wait, close wait, last ack, time wait, close."""
+
+
+@attrs.frozen(slots=True)
+class Tuple:
+    """One direction of a flow."""
+
+    source: Endpoint
+    target: Endpoint
+
+
+@attrs.frozen(slots=True)
+class FlowReport:
+    """What conntrack says of one flow at one moment.
+
+    Attributes:
+        id: conntrack's number for it.
+        transport: TCP or UDP.
+        original: the direction of its first packet, before translation.
+        reply: what answers look like before they are translated back.
+        stage: how far it has come.
+        original_bytes: bytes of packets in the original direction, if they are counted.
+        reply_bytes: the same in the other.
+        timeout: seconds until conntrack forgets it, if nothing comes; None once it has.
+    """
+
+    id: int
+    transport: Transport
+    original: Tuple
+    reply: Tuple
+    stage: Stage
+    original_bytes: int | None = None
+    reply_bytes: int | None = None
+    timeout: int | None = None
+
+
+@attrs.frozen(slots=True)
+class Refusal:
+    """The kernel's answer to a request, or the end of a dump: an error number, 0 for success."""
+
+    sequence: int
+    error: int
+
+
+def attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield type and content of each attribute; what is cut short ends them."""
+    position = 0
+    while position + 4 <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, position)
+        if length < 4 or position + length > len(data):
+            return
+        yield kind & _TYPE_MASK, data[position + 4 : position + length]
+        position += (length + 3) & ~3
+
+
+def messages(data: bytes) -> Iterator[FlowReport | Refusal]:
+    """Yield what a datagram from the kernel holds; what is malformed or not ours is left out."""
+    view = memoryview(data)
+    position = 0
+    while position + _HEADER.size <= len(view):
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(view, position)
+        if length < _HEADER.size or position + length > len(view):
+            return
+        body = view[position + _HEADER.size : position + length]
+        if kind in {_NLMSG_ERROR, _NLMSG_DONE}:
+            code = struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
+            yield Refusal(sequence, -code if kind == _NLMSG_ERROR else 0)
+        elif kind in {_NEW, _DELETE}:
+            report = _report(body[_GENERIC.size :], kind, is_new=bool(flags & _NLM_F_CREATE))
+            if report is not None:
+                yield report
+        position += (length + 3) & ~3
+
+
+def _report(body: memoryview, kind: int, *, is_new: bool) -> FlowReport | None:
+    found = dict(attributes(body))
+    original, reply = _tuple(found.get(_ORIGINAL)), _tuple(found.get(_REPLY))
+    if original is None or reply is None:
+        return None
+    transport = original[0]
+    if kind == _DELETE:
+        stage = Stage.FORGOTTEN
+    elif is_new:
+        stage = Stage.NEW
+    elif transport is Transport.TCP:
+        stage = _TCP_STAGES.get(_tcp_state(found.get(_PROTOINFO)), Stage.NEW)
+    else:
+        answered = _number(found.get(_STATUS), 4) & _SEEN_REPLY
+        stage = Stage.ESTABLISHED if answered else Stage.NEW
+    return FlowReport(
+        id=_number(found.get(_ID), 4),
+        transport=transport,
+        original=original[1],
+        reply=reply[1],
+        stage=stage,
+        original_bytes=_counted(found.get(_COUNTERS_ORIGINAL)),
+        reply_bytes=_counted(found.get(_COUNTERS_REPLY)),
+        timeout=_number(found[_TIMEOUT], 4) if _TIMEOUT in found else None,
+    )
+
+
+def _tuple(data: memoryview | None) -> tuple[Transport, Tuple] | None:
+    if data is None:
+        return None
+    parts = dict(attributes(data))
+    if _IP not in parts or _PROTO not in parts:
+        return None
+    hosts, ports = dict(attributes(parts[_IP])), dict(attributes(parts[_PROTO]))
+    transport = _NUMBERS.get(_number(ports.get(_NUMBER), 1))
+    source = _host(hosts.get(_SOURCE_4, hosts.get(_SOURCE_6)))
+    target = _host(hosts.get(_TARGET_4, hosts.get(_TARGET_6)))
+    if transport is None or source is None or target is None:
+        return None
+    return transport, Tuple(
+        Endpoint.from_sockaddr((source, _number(ports.get(_SOURCE_PORT), 2))),
+        Endpoint.from_sockaddr((target, _number(ports.get(_TARGET_PORT), 2))),
+    )
+
+
+def _host(data: memoryview | None) -> str | None:
+    if data is None or len(data) not in {4, 16}:
+        return None
+    if len(data) == 4:
+        return socket.inet_ntop(socket.AF_INET, data)
+    return str(ipaddress.IPv6Address(bytes(data)))
+
+
+def _number(data: memoryview | None, size: int) -> int:
+    return int.from_bytes(data, "big") if data is not None and len(data) == size else 0
+
+
+def _counted(data: memoryview | None) -> int | None:
+    if data is None:
+        return None
+    return _number(dict(attributes(data)).get(_BYTES), 8)
+
+
+def _tcp_state(data: memoryview | None) -> int:
+    tcp = dict(attributes(data)).get(_TCP_INFO) if data is not None else None
+    return _number(dict(attributes(tcp)).get(_TCP_STATE), 1) if tcp is not None else 0
+
+
+def _attribute(kind: int, content: bytes) -> bytes:
+    packed = _ATTRIBUTE.pack(4 + len(content), kind) + content
+    return packed + bytes(-len(packed) % 4)
+
+
+def _packed_tuple(transport: Transport, found: Tuple) -> bytes:
+    version = found.source.version
+    kinds = (_SOURCE_4, _TARGET_4) if version == 4 else (_SOURCE_6, _TARGET_6)
+    ends = (found.source, found.target)
+    hosts = b"".join(
+        _attribute(kind, socket.inet_pton(end.family, end.host))
+        for kind, end in zip(kinds, ends, strict=True)
+    )
+    ports = _attribute(_NUMBER, bytes([_PROTOCOLS[transport]]))
+    for kind, end in zip((_SOURCE_PORT, _TARGET_PORT), ends, strict=True):
+        ports += _attribute(kind, end.port.to_bytes(2, "big"))
+    return _attribute(_IP | _NESTED, hosts) + _attribute(_PROTO | _NESTED, ports)
+
+
+def _request(kind: int, flags: int, sequence: int, family: int, body: bytes) -> bytes:
+    length = _HEADER.size + _GENERIC.size + len(body)
+    header = _HEADER.pack(length, kind, NLM_F_REQUEST | flags, sequence, 0)
+    return header + _GENERIC.pack(family, 0, 0) + body
+
+
+def get(sequence: int, transport: Transport, original: Tuple) -> bytes:
+    """Return the question what there is to say of a flow."""
+    body = _attribute(_ORIGINAL | _NESTED, _packed_tuple(transport, original))
+    return _request(_GET, 0, sequence, original.source.family, body)
+
+
+def delete(sequence: int, transport: Transport, original: Tuple, number: int) -> bytes:
+    """Return the request to forget a flow, if it is still the one with this number."""
+    body = _attribute(_ORIGINAL | _NESTED, _packed_tuple(transport, original))
+    body += _attribute(_ID, number.to_bytes(4, "big"))
+    return _request(_DELETE, NLM_F_ACK, sequence, original.source.family, body)
+
+
+def dump(sequence: int, mark: int) -> bytes:
+    """Return the question which flows with a mark there are."""
+    body = _attribute(_MARK, mark.to_bytes(4, "big"))
+    body += _attribute(_MARK_MASK, (0xFFFFFFFF).to_bytes(4, "big"))
+    return _request(_GET, NLM_F_DUMP, sequence, socket.AF_UNSPEC, body)

@@ -1,0 +1,210 @@
+"""The two netlink sockets: one hears events, the other asks and is answered at once."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import itertools
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable
+
+from fwproxy.address import Transport
+from fwproxy.datapath.kernel import conntrack
+from fwproxy.datapath.kernel.conntrack import FlowReport, Refusal, Tuple
+from fwproxy.datapath.poll import Poller
+from fwproxy.errors import KernelPathError
+
+_NETLINK_NETFILTER = 12
+_SO_ATTACH_FILTER = 26
+_SO_RCVBUFFORCE = 33
+_GROUPS = 0b111
+"""NFNLGRP_CONNTRACK_NEW, _UPDATE and _DESTROY as bits."""
+_BUFFER = 64 * 1024
+_PATIENCE = 1.0
+"""Seconds for an answer that the kernel gives before `send` returns."""
+MAX_DATAGRAMS = 128
+"""Datagrams taken before everybody else has a turn."""
+
+
+def _opened(groups: int) -> socket.socket:
+    try:
+        sock = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
+        )
+    except OSError as error:
+        raise KernelPathError(f"no netlink socket: {error.strerror}") from error
+    try:
+        sock.bind((0, groups))
+    except OSError as error:
+        sock.close()
+        raise KernelPathError(f"conntrack events: {error.strerror}") from error
+    return sock
+
+
+def open_events(mark: int, buffer: int = 1 << 16) -> socket.socket:
+    """Return a socket that hears of flows with a mark.
+
+    Raises:
+        KernelPathError: there are no such events here.
+    """
+    sock = _opened(_GROUPS)
+    try:
+        sock.settimeout(0)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
+        _attach_filter(sock, mark)
+    except OSError as error:
+        sock.close()
+        raise KernelPathError(f"conntrack events: {error.strerror}") from error
+    return sock
+
+
+class ConntrackEvents:
+    """Reports what happens to flows that bear a mark; the kernel leaves out all others.
+
+    Args:
+        poller: where the socket is watched.
+        mark: that of our flows.
+        buffer: bytes that may wait; more is reported as an overflow.
+        hear: hears each report.
+        overflowed: hears that reports were lost.
+
+    Raises:
+        KernelPathError: there are no such events here.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        mark: int,
+        buffer: int,
+        hear: Callable[[FlowReport], None],
+        overflowed: Callable[[], None],
+    ) -> None:
+        self._poller = poller
+        self._hear = hear
+        self._overflowed = overflowed
+        self._sock = open_events(mark, buffer)
+        poller.watch(self._sock.fileno(), self)
+
+    def on_ready(self, fd: int, events: int) -> None:
+        """Take what there is."""
+        if not events & (select.EPOLLIN | select.EPOLLERR):
+            return
+        for _ in range(MAX_DATAGRAMS):
+            if self._sock.fileno() < 0:
+                return
+            try:
+                data = self._sock.recv(_BUFFER)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self._overflowed()
+                continue
+            for message in conntrack.messages(data):
+                if isinstance(message, FlowReport):
+                    self._hear(message)
+        self._poller.defer(lambda: self.on_ready(fd, select.EPOLLIN))
+
+    def on_broken(self, error: Exception) -> None:
+        """Say what went wrong with one report, and go on with the others."""
+        self._poller.report(error)
+        if self._sock.fileno() >= 0:
+            self._poller.defer(lambda: self.on_ready(-1, select.EPOLLIN))
+
+    def close(self) -> None:
+        """Hear no more."""
+        if self._sock.fileno() >= 0:
+            self._poller.forget(self._sock.fileno())
+            self._sock.close()
+
+
+class ConntrackRequests:
+    """Asks of single flows, and makes conntrack forget them.
+
+    Raises:
+        KernelPathError: there is no conntrack here.
+    """
+
+    def __init__(self) -> None:
+        self._sock = _opened(0)
+        self._sock.settimeout(_PATIENCE)
+        self._sequence = itertools.count(1)
+
+    def find(self, transport: Transport, original: Tuple) -> FlowReport | None:
+        """Return what conntrack knows of a flow, None if nothing."""
+        sequence = next(self._sequence)
+        found, _ = self._ask(conntrack.get(sequence, transport, original), sequence)
+        return found[0] if found else None
+
+    def forget(self, transport: Transport, original: Tuple, number: int) -> bool:
+        """End a flow; False if it is not there any more."""
+        sequence = next(self._sequence)
+        _, code = self._ask(conntrack.delete(sequence, transport, original, number), sequence)
+        return code == 0
+
+    def all(self, mark: int) -> list[FlowReport]:
+        """Return all flows with a mark."""
+        sequence = next(self._sequence)
+        return self._ask(conntrack.dump(sequence, mark), sequence, is_dump=True)[0]
+
+    def _ask(
+        self, request: bytes, sequence: int, *, is_dump: bool = False
+    ) -> tuple[list[FlowReport], int]:
+        found: list[FlowReport] = []
+        try:
+            self._sock.send(request)
+            while True:
+                for message in conntrack.messages(self._sock.recv(_BUFFER)):
+                    if isinstance(message, Refusal):
+                        if message.sequence == sequence:
+                            return found, message.error
+                    else:
+                        found.append(message)
+                if found and not is_dump:
+                    return found, 0
+        except OSError as error:
+            return found, error.errno or errno.EIO
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._sock.close()
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def _attach_filter(sock: socket.socket, mark: int) -> None:
+    """Let the kernel pass on only what has our mark (classic BPF, see linux/filter.h)."""
+    header, attribute, ancillary = 20, 8, 0xFFFFF000
+    find_attribute = ancillary + 12  # SKF_AD_NLATTR: the offset of attribute X after offset A
+    code = [
+        (0x00, 0, 0, header),  # A = what follows the headers
+        (0x01, 0, 0, attribute),  # X = CTA_MARK
+        (0x20, 0, 0, find_attribute),  # A = where it is, or 0
+        (0x15, 3, 0, 0),  # none: refuse
+        (0x07, 0, 0, 0),  # X = A
+        (0x40, 0, 0, 4),  # A = its content
+        (0x15, 1, 0, mark),  # ours: take it
+        (0x06, 0, 0, 0),
+        (0x06, 0, 0, 0xFFFFFFFF),
+    ]
+    packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+    buffer = ctypes.create_string_buffer(packed, len(packed))
+    program = _Program(len(code), ctypes.addressof(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))
+
+
+def can_administer() -> bool:
+    """Tell whether this process has CAP_NET_ADMIN in its user namespace."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123 - read once
+            line = next(line for line in status if line.startswith("CapEff:"))
+    except (OSError, StopIteration):
+        return os.geteuid() == 0
+    return bool(int(line.split()[1], 16) >> 12 & 1)

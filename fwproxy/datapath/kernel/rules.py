@@ -1,0 +1,203 @@
+"""The rules of fwproxy's table, and the elements of one pinhole, in nftables' own language.
+
+A new connection is looked up once: whoever may come is found by address, port and peer in one of
+three maps, whose verdict leads to the chain of those that are used once or of those that are not.
+There it gets the mark that makes it one of ours, and is translated. Later packets never get here:
+conntrack translates them by itself.
+
+The first packet of a pinhole for one connection puts it into `used` with a limit of one packet
+a week, atomically: a second connection, however simultaneous, finds the limit spent. Where the
+set is full the rule does not match either, so that nothing is translated: a failure closes.
+
+What is refused ends at the proxy's own socket, which is bound and does not listen: a reset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from fwproxy.address import Endpoint, Transport
+from fwproxy.datapath.kernel.passage import Passage
+from fwproxy.datapath.kernel.pinhole import Pinhole
+
+_IP = {4: "ip", 6: "ip6"}
+_ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
+_KEY = "meta l4proto . {ip} daddr . th dport"
+_BEFORE_DNAT, _BEFORE_SNAT = -101, 99
+"""Just before the usual places, so that an operator's own rules do not translate what is ours."""
+_AFTER_CONNTRACK, _FILTER = -150, 0
+
+Five = tuple[Transport, Endpoint, Endpoint]
+"""Transport, source and destination of packets."""
+
+
+def table(name: str, mark: int, *, max_pinholes: int, owner: bool) -> str:
+    """Return the commands that make the table."""
+    lines = [f"table inet {name} {{", "flags owner;" if owner else ""]
+    for version in (4, 6):
+        lines += _sets(version, max_pinholes)
+        lines += _translating(version, mark)
+    lines += _chain("pinholes", [rule for version in (4, 6) for rule in _dispatching(version)])
+    jump = ["jump pinholes"]
+    lines += _chain("passages", [])
+    both = [*jump, "jump passages"]
+    lines += _chain("prerouting", both, f"type nat hook prerouting priority {_BEFORE_DNAT};")
+    lines += _chain("output", jump, f"type nat hook output priority {_BEFORE_DNAT};")
+    sources = [f"ct mark {mark} {_source(version)}" for version in (4, 6)]
+    hidden = [*sources, f"ct mark {mark + 1} masquerade"]
+    lines += _chain("postrouting", hidden, f"type nat hook postrouting priority {_BEFORE_SNAT};")
+    lines += _chain("input", sources, f"type nat hook input priority {_BEFORE_SNAT};")
+    killed = [rule for version in (4, 6) for rule in _guarding(version, mark)]
+    guard = f"type filter hook {{}} priority {_AFTER_CONNTRACK};"
+    lines += _chain("guard", killed, guard.format("prerouting"))
+    lines += _chain("guard_output", killed, guard.format("output"))
+    accept = [f"ct mark {mark} accept"]
+    lines += _chain("forward", accept, f"type filter hook forward priority {_FILTER};")
+    return "\n".join([*lines, "}"])
+
+
+def _chain(name: str, rules: Iterable[str], kind: str = "") -> list[str]:
+    return [f"chain {name} {{", kind, *rules, "}"]
+
+
+def _sets(version: int, size: int) -> Iterator[str]:
+    address = _ADDRESS[version]
+    key = f"inet_proto . {address} . inet_service"
+    bound = f"size {size};"
+    targets = f"{address} . inet_service"
+    yield f"map targets{version} {{ type {key} : {targets}; flags timeout; {bound} }}"
+    yield f"map open{version} {{ type {key} : verdict; flags timeout; {bound} }}"
+    peers = f"type {address} . {key} : verdict;"
+    yield f"map peers{version} {{ {peers} flags timeout; {bound} }}"
+    yield f"map ranges{version} {{ {peers} flags timeout, interval; {bound} }}"
+    yield f"map sources{version} {{ type {address} . {key} : {address}; {bound} }}"
+    yield f"set used{version} {{ type {key}; flags dynamic, timeout; timeout 1d; {bound} }}"
+    yield f"set mute{version} {{ type {address} . {address} . inet_service; {bound} }}"
+    five = f"{address} . inet_service . {address} . inet_service . inet_proto"
+    yield f"set killed{version} {{ type {five}; flags timeout; {bound} }}"
+
+
+def _translating(version: int, mark: int) -> Iterator[str]:
+    ip = _IP[version]
+    key = _KEY.format(ip=ip)
+    once = f"add @used{version} {{ {key} limit rate 1/week burst 1 packets }} goto many{version}"
+    translate = f"dnat {ip} to {key} map @targets{version}"
+    yield from _chain(f"many{version}", [f"ct mark set {mark}", translate])
+    yield from _chain(f"once{version}", [once])
+
+
+def _dispatching(version: int) -> Iterator[str]:
+    ip = _IP[version]
+    key = _KEY.format(ip=ip)
+    yield f"{ip} saddr . {key} vmap @peers{version}"
+    yield f"{key} vmap @open{version}"
+    yield f"{ip} saddr . {key} vmap @ranges{version}"
+
+
+def _source(version: int) -> str:
+    ip = _IP[version]
+    key = f"ct original {ip} daddr . {_KEY.format(ip=ip)}"
+    return f"snat {ip} to {key} map @sources{version}"
+
+
+def _guarding(version: int, mark: int) -> Iterator[str]:
+    ip = _IP[version]
+    answer = f"ct mark {mark} ct direction reply meta l4proto udp"
+    mute = f"ct original {ip} daddr . {ip} saddr . th sport @mute{version}"
+    yield f"{answer} {mute} drop"
+    five = f"{ip} saddr . th sport . {ip} daddr . th dport . meta l4proto @killed{version}"
+    late = "ct state != established"
+    yield f"{late} {five} meta l4proto tcp reject with tcp reset"
+    yield f"{late} {five} drop"
+
+
+def passages(name: str, found: Iterable[Passage], mark: int) -> str:
+    """Return the commands that let protocols through, the first match first.
+
+    Args:
+        name: the table.
+        found: what to let through.
+        mark: for what is to get another source address.
+    """
+    return "\n".join(f"add rule inet {name} passages {_passage(each, mark)}" for each in found)
+
+
+def _passage(found: Passage, mark: int) -> str:
+    ip, ports = _IP[found.version], ", ".join(map(str, found.ports))
+    nfproto = {4: "ipv4", 6: "ipv6"}[found.version]
+    parts = [f"meta nfproto {nfproto} {found.transport.value} dport {{ {ports} }}"]
+    parts += [f"{ip} saddr {found.source}"] if found.source else []
+    parts += [f"{ip} daddr {found.target}"] if found.target else []
+    if not found.is_open:
+        return " ".join([*parts, "return"])
+    parts.append("fib daddr type != local")
+    parts += [f"ct mark set {mark}"] if found.is_translated else []
+    # A translation to what it is anyhow: no later rule can redirect it to the proxy.
+    return " ".join([*parts, f"counter dnat {ip} to {ip} daddr"])
+
+
+def remove(name: str) -> str:
+    """Return the command that removes the table."""
+    return f"delete table inet {name}"
+
+
+Element = tuple[str, str, str]
+"""A set, and the element to add to it or take from it: its key, and what follows that."""
+
+
+def elements(pinhole: Pinhole, seconds: float) -> Iterator[Element]:
+    """Yield what makes a pinhole, but for the source that its target sees.
+
+    Args:
+        pinhole: which.
+        seconds: how long it stays when nobody renews it.
+    """
+    version, transport = pinhole.version, pinhole.transport.value
+    address, target = pinhole.proxy_address, pinhole.target
+    key = f"{transport} . {address.host} . {address.port}"
+    expiry = f" timeout {max(int(seconds * 1000), 1)}ms"
+    verdict = f" : goto {'once' if pinhole.is_single else 'many'}{version}"
+    yield f"targets{version}", key, f"{expiry} : {target.host} . {target.port}"
+    if pinhole.peers is None:
+        yield f"open{version}", key, expiry + verdict
+    for host in pinhole.single_peers:
+        yield f"peers{version}", f"{host} . {key}", expiry + verdict
+    for first, last in pinhole.peer_ranges:
+        yield f"ranges{version}", f"{first}-{last} . {key}", expiry + verdict
+
+
+def use(pinhole: Pinhole) -> Element:
+    """Return what says that a pinhole for one connection is used up."""
+    address = pinhole.proxy_address
+    key = f"{pinhole.transport.value} . {address.host} . {address.port}"
+    return f"used{pinhole.version}", key, ""
+
+
+def shared(pinhole: Pinhole) -> Iterator[Element]:
+    """Yield what several pinholes with the same target have in common.
+
+    That is the source address that the target sees, and whether it may answer.
+    """
+    proxy, target = pinhole.proxy_address.host, pinhole.target
+    if pinhole.source is not None:
+        key = f"{proxy} . {pinhole.transport.value} . {target.host} . {target.port}"
+        yield f"sources{pinhole.version}", key, f" : {pinhole.source.host}"
+    if pinhole.is_one_way:
+        yield f"mute{pinhole.version}", f"{proxy} . {target.host} . {target.port}", ""
+
+
+def kill(five: Five, seconds: float) -> Element:
+    """Return what refuses packets of a connection that conntrack is to forget."""
+    transport, near, far = five
+    key = f"{near.host} . {near.port} . {far.host} . {far.port} . {transport.value}"
+    return f"killed{near.version}", key, f" timeout {max(int(seconds * 1000), 1)}ms"
+
+
+def add(name: str, found: Iterable[Element]) -> list[str]:
+    """Return the commands that add elements."""
+    return [f"add element inet {name} {where} {{ {key}{rest} }}" for where, key, rest in found]
+
+
+def delete(name: str, found: Iterable[Element]) -> list[str]:
+    """Return the commands that take elements out, which must be there."""
+    return [f"delete element inet {name} {where} {{ {key} }}" for where, key, _ in found]

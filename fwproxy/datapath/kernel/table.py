@@ -1,0 +1,301 @@
+"""The one nftables table of a running proxy: made at start, removed at stop, no other touched.
+
+Where the kernel knows table owners (Linux 5.12), the table is owned: nobody else can change or
+flush it, and it goes with the process, however that ends. Elsewhere its elements expire, and the
+next start removes the tables of dead processes, which it knows by their names.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import attrs
+import structlog
+
+from fwproxy.datapath.kernel import rules
+from fwproxy.datapath.kernel.nft import Nftables
+from fwproxy.datapath.kernel.passage import Passage
+from fwproxy.datapath.kernel.pinhole import Pinhole, PinholeKey
+from fwproxy.datapath.kernel.rules import Element, Five
+from fwproxy.errors import KernelPathError
+
+_TABLE_NAME = re.compile(r"table inet (\S+_\d+_\d+_\d+_\d+)\b")
+"""Also with another prefix."""
+KILLED_SECONDS = 60.0
+"""How long packets of a killed connection are refused."""
+
+
+@attrs.define(slots=True)
+class _Shared:
+    """An element that several pinholes need, and how many there are."""
+
+    element: Element
+    uses: int = 0
+
+
+@attrs.frozen(slots=True)
+class TableSettings:
+    """What the table is made from.
+
+    Attributes:
+        prefix: how its name begins.
+        mark: the conntrack mark of our flows.
+        max_pinholes: how many elements a set may have.
+        lease: seconds that an element without a time-out stays if it is not renewed.
+        can_own: whether to ask for an owned table.
+    """
+
+    prefix: str
+    mark: int
+    max_pinholes: int
+    lease: float
+    can_own: bool = True
+
+
+class KernelTable:
+    """Adds and removes pinholes, each call one transaction.
+
+    Attributes:
+        name: the table's.
+        is_owned: whether nobody else can change it.
+        is_alone: whether there was no table of another living proxy when it was made.
+    """
+
+    def __init__(self, settings: TableSettings, log: structlog.typing.FilteringBoundLogger) -> None:
+        self._settings = settings
+        self._log = log
+        self._nft = Nftables()
+        self._pinholes: dict[PinholeKey, Pinhole] = {}
+        self._shared: dict[tuple[str, str], _Shared] = {}
+        self._passages: list[Passage] = []
+        self._made = ""
+        self.name = f"{settings.prefix}_{_mark_of(os.getpid())}_{next(_numbers)}"
+        self.is_owned = False
+        self.is_alone = True
+
+    def __len__(self) -> int:
+        return len(self._pinholes)
+
+    def create(self) -> None:
+        """Make the table, after removing those of dead processes.
+
+        Raises:
+            KernelPathError: the kernel cannot do what the table needs, or not for us.
+        """
+        try:
+            self._remove_stale()
+            self._make()
+        except BaseException:
+            self._nft.close()
+            raise
+
+    def _make(self) -> None:
+        refusal: KernelPathError | None = None
+        for owner in (True, False) if self._settings.can_own else (False,):
+            try:
+                self._nft.run(self._commands(owner=owner))
+            except KernelPathError as error:
+                refusal = refusal or error
+                continue
+            self.is_owned = owner
+            self._made = self._listed()
+            return
+        raise refusal or KernelPathError("no table")
+
+    def _commands(self, *, owner: bool) -> str:
+        settings = self._settings
+        return rules.table(
+            self.name, settings.mark, max_pinholes=settings.max_pinholes, owner=owner
+        )
+
+    def _listed(self) -> str:
+        return self._nft.run(f"list table inet {self.name}")
+
+    def _remove_stale(self) -> None:
+        own = f"{self._settings.prefix}_"
+        for name in _TABLE_NAME.findall(self._nft.run("list tables inet")):
+            if _is_alive(name):
+                self.is_alone = False
+                continue
+            if not name.startswith(own):
+                continue
+            try:
+                self._nft.run(rules.remove(name))
+            except KernelPathError:  # somebody owns it after all, or has just removed it
+                continue
+            self._log.warning("removed the kernel table of a process that has died", table=name)
+
+    def remove(self) -> None:
+        """Remove the table; translated connections go on, as conntrack knows how."""
+        try:
+            self._nft.run(rules.remove(self.name))
+        except KernelPathError as error:
+            self._log.warning("the kernel table is gone already", reason=str(error))
+        finally:
+            self._nft.close()
+            self._pinholes.clear()
+
+    def open(self, pinholes: Sequence[Pinhole]) -> None:
+        """Open pinholes, all or none.
+
+        Raises:
+            KernelPathError: the kernel refuses, or one is in the way of another.
+        """
+        if len(self._pinholes) + len(pinholes) > self._settings.max_pinholes:
+            raise KernelPathError(f"{self._settings.max_pinholes} pinholes already (max_pinholes)")
+        keys = [pinhole.key for pinhole in pinholes]
+        if len(set(keys)) < len(keys) or not self._pinholes.keys().isdisjoint(keys):
+            raise KernelPathError("there is such a pinhole already")
+        shared = self._new_shared(pinholes)
+        added = [element for pinhole in pinholes for element in self._elements(pinhole)]
+        self._nft.run("\n".join(rules.add(self.name, [*added, *shared])))
+        for pinhole in pinholes:
+            self._pinholes[pinhole.key] = pinhole
+            for element in rules.shared(pinhole):
+                self._shared.setdefault(element[:2], _Shared(element)).uses += 1
+
+    def _elements(self, pinhole: Pinhole) -> Iterable[Element]:
+        return rules.elements(pinhole, pinhole.timeout or self._settings.lease)
+
+    def _new_shared(self, pinholes: Sequence[Pinhole]) -> list[Element]:
+        added: dict[tuple[str, str], Element] = {}
+        for element in _all_shared(pinholes):
+            known = self._shared.get(element[:2])
+            there = added.get(element[:2]) if known is None else known.element
+            if there is None:
+                added[element[:2]] = element
+            elif there != element:
+                raise KernelPathError("another connection to the target has another source")
+        return list(added.values())
+
+    def _unused_shared(self, pinholes: Sequence[Pinhole]) -> list[Element]:
+        unused = []
+        for element in _all_shared(pinholes):
+            entry = self._shared[element[:2]]
+            entry.uses -= 1
+            if not entry.uses:
+                del self._shared[element[:2]]
+                unused.append(element)
+        return unused
+
+    def close(self, pinholes: Sequence[Pinhole]) -> None:
+        """Close pinholes; what the kernel has of them is gone when this returns."""
+        pinholes = [each for each in pinholes if self._pinholes.pop(each.key, None) is not None]
+        if not pinholes:
+            return
+        there = [element for pinhole in pinholes for element in self._elements(pinhole)]
+        used = [rules.use(pinhole) for pinhole in pinholes if pinhole.is_single]
+        gone = [*there, *self._unused_shared(pinholes)]
+        self._remove_elements(gone, used)
+
+    def _remove_elements(self, there: list[Element], perhaps: list[Element]) -> None:
+        """Take elements out, and others that are perhaps not there."""
+        # Adding what is there is no error, and then taking it out is none either.
+        add, delete = rules.add, rules.delete
+        unsure = add(self.name, perhaps)
+        try:
+            self._nft.run("\n".join([*unsure, *delete(self.name, [*there, *perhaps])]))
+        except KernelPathError as error:  # some have expired, or somebody has taken them out
+            self._log.debug("kernel elements were gone", table=self.name, reason=str(error))
+            for element in [*there, *perhaps]:
+                try:
+                    self._nft.run("\n".join(delete(self.name, [element])))
+                except KernelPathError:  # as above; the table is looked at now and then anyhow
+                    continue
+
+    def renew(self) -> None:
+        """Keep what has no time-out of its own for another lease."""
+        lasting = [each for each in self._pinholes.values() if each.timeout is None]
+        if not lasting:
+            return
+        found = [element for pinhole in lasting for element in self._elements(pinhole)]
+        try:
+            self._nft.run(
+                "\n".join([*rules.delete(self.name, found), *rules.add(self.name, found)])
+            )
+        except KernelPathError as error:
+            self._log.warning("kernel elements are gone", table=self.name, reason=str(error))
+            self.restore()
+
+    def is_intact(self) -> bool:
+        """Tell whether the table is as it was made, its elements aside."""
+        if self.is_owned:
+            return True
+        try:
+            return self._listed() == self._made
+        except KernelPathError:
+            return False
+
+    def restore(self) -> None:
+        """Make the table anew, with all pinholes that are open, in one transaction.
+
+        Raises:
+            KernelPathError: the kernel refuses.
+        """
+        found = [element for each in self._pinholes.values() for element in self._elements(each)]
+        found += [entry.element for entry in self._shared.values()]
+        try:
+            self._nft.run(rules.remove(self.name))
+        except KernelPathError:  # it is not there: somebody has flushed the ruleset
+            self._log.debug("the kernel table was gone", table=self.name)
+        self._nft.run(
+            "\n".join(
+                [
+                    self._commands(owner=self.is_owned),
+                    rules.passages(self.name, self._passages, self._settings.mark + 1),
+                    *rules.add(self.name, found),
+                ]
+            )
+        )
+        self._made = self._listed()
+
+    def let_through(self, passages: Sequence[Passage]) -> None:
+        """Let whole protocols through, besides those that are let through already.
+
+        Raises:
+            KernelPathError: the kernel refuses; nothing has changed.
+        """
+        self._nft.run(rules.passages(self.name, passages, self._settings.mark + 1))
+        self._passages += passages
+        self._made = self._listed()
+
+    def kill(self, directions: Sequence[Five]) -> None:
+        """Refuse the packets of a connection that conntrack is about to forget.
+
+        Raises:
+            KernelPathError: the kernel refuses.
+        """
+        found = [rules.kill(each, KILLED_SECONDS) for each in directions]
+        self._nft.run("\n".join(rules.add(self.name, found)))
+
+
+def _all_shared(pinholes: Sequence[Pinhole]) -> Iterator[Element]:
+    for pinhole in pinholes:
+        yield from rules.shared(pinhole)
+
+
+_numbers = itertools.count(1)
+"""Several proxies may run in one process."""
+
+
+def _mark_of(pid: int) -> str | None:
+    """Return what tells a process from all others that there are or were since the boot."""
+    try:
+        stat = Path("/proc", str(pid), "stat").read_text(encoding="utf-8", errors="replace")
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return None
+    started = stat.rpartition(")")[2].split()[19]
+    return f"{namespace}_{pid}_{started}"
+
+
+def _is_alive(name: str) -> bool:
+    """Tell whether a table's process lives, or is none that can be seen from here."""
+    namespace, pid, started = name.rsplit("_", 4)[1:4]
+    if int(namespace) != Path("/proc/self/ns/pid").stat().st_ino:
+        return True
+    return _mark_of(int(pid)) == f"{namespace}_{pid}_{started}"

@@ -1,0 +1,47 @@
+"""A world whose connections the kernel carries, and what nftables says of it."""
+
+import json
+
+from calls import bind, proxy_address
+from own_network import shell
+from rig import open_world
+
+from fwproxy.config import DatapathConfig, Limits
+
+LONG = Limits(idle_timeout=1e6)
+
+
+def world(*filters, **settings):
+    """Open a world whose kernel path must work; there is no forwarding, as all ends are here."""
+    settings.setdefault("datapath", DatapathConfig(kernel="require"))
+    settings.setdefault("limits", LONG)
+    return open_world(*filters, **settings)
+
+
+def elements():
+    """Return how many elements the sets of all tables have, those without any left out."""
+    found = json.loads(shell("nft -j list ruleset"))["nftables"]
+    sets = [entry.get("map") or entry.get("set") for entry in found]
+    counts = {each["name"]: len(each.get("elem", [])) for each in sets if each}
+    return {name: count for name, count in counts.items() if count}
+
+
+def tables():
+    return [line.split()[-1] for line in shell("nft list tables").splitlines()]
+
+
+def path(world):
+    return world.engine.kernel.path
+
+
+async def opened(world, primary, **settings):
+    """Bind for a listening client; return the connection and the client's end."""
+    client = world.listen()
+    (connection,) = await bind(primary, client.address, **settings)
+    return connection, client
+
+
+async def come(world, connection, client, source=None):
+    """Connect through a pinhole; return the server's and the client's socket."""
+    server = await world.connect(proxy_address(connection), source)
+    return server, await world.accept(client)
