@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from fwproxy_filters.ftp.errors import FtpSyntaxError
 from fwproxy_filters.ftp.pending import SETUP_VERBS, Pending
 from fwproxy_filters.ftp.replies import format_reply
 from fwproxy_filters.ftp.setup import DataSetup, Work
-from fwproxy_filters.ftp.telnet import TELNET_SYNCH, TelnetSignal, TelnetStripper
+from fwproxy_filters.ftp.telnet import IAC, TELNET_SYNCH, TelnetSignal, TelnetStripper
 from fwproxy_filters.ftp.verbs import Kind
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ _TOO_EARLY = format_reply(421, b"Too much before the answer to AUTH")
 _TOO_SLOW = format_reply(421, b"Too many commands for this server")
 
 
+class _Mark(enum.Enum):
+    """What stands between two lines."""
+
+    SYNCH = "synch"
+
+
 class ClientSide:
     """Sends the server one command after the other, as far as it may have them.
 
@@ -39,9 +46,9 @@ class ClientSide:
     def __init__(self, control: ControlFilter, max_line_length: int) -> None:
         self._control = control
         self._telnet = TelnetStripper()
-        self._signals = TelnetSignal.NONE
+        self._is_synch = False
         self._reader = LineReader(max_line_length, accept_cr_nul=True)
-        self._lines: deque[LineItem] = deque()
+        self._lines: deque[LineItem | _Mark] = deque()
         self._waiting = 0
         self._is_busy = False
         self._all_sent = asyncio.Event()
@@ -61,8 +68,14 @@ class ClientSide:
     def put(self, data: bytes) -> None:
         """Take bytes of the client, and do nothing yet."""
         self._waiting += len(data)
-        self._lines.extend(self._reader.feed(self._telnet.feed(data)))
-        self._signals |= self._telnet.take_signals()
+        if not self._telnet.pending and IAC not in data:
+            self._lines.extend(self._reader.feed(data))
+            return
+        for piece in data.splitlines(keepends=True):  # a Synch belongs to the line that it is in
+            lines = self._reader.feed(self._telnet.feed(piece))
+            if TelnetSignal.SYNCH in self._telnet.take_signals():
+                self._lines.append(_Mark.SYNCH)
+            self._lines.extend(lines)
         refusals = self._telnet.take_refusals()
         if refusals:
             self._control.tell(refusals)
@@ -102,7 +115,11 @@ class ClientSide:
             full = len(control.pending) >= control.settings.max_pipelined
             if full or control.pending.is_exclusive:
                 return None
-            work = self._line(self._lines.popleft())
+            line = self._lines.popleft()
+            if line is _Mark.SYNCH:
+                self._is_synch = True
+                continue
+            work = self._line(line)
             if work is not None:
                 return work
         self._waiting = 0
@@ -145,10 +162,10 @@ class ClientSide:
         if verb == "AUTH":
             self._auth(command)
             return None
-        if verb == "ABOR" and TelnetSignal.SYNCH in self._signals:
+        if verb == "ABOR" and self._is_synch:
             # Some servers look at their control connection during a transfer only when an
             # urgent byte comes (RFC 959 section 4.1.3).
-            self._signals = TelnetSignal.NONE
+            self._is_synch = False
             self._control.to_server.send(TELNET_SYNCH, urgent=True)
         if verb == "USER":
             command = self._control.owner.user_command(command)

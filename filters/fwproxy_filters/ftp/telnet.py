@@ -25,7 +25,8 @@ MAX_SUBNEGOTIATION = 256
 TELNET_SYNCH = b"\xff\xf4\xff\xf2"
 """IAC IP, IAC DM; the last byte goes as urgent data (RFC 854)."""
 
-_IAC = b"\xff"
+IAC = b"\xff"
+"""Interpret as command: begins every Telnet command."""
 _SUBNEGOTIATION_END = b"\xff\xf0"
 _SE, _DM, _IP, _SB, _WILL, _WONT, _DO, _DONT = 240, 242, 244, 250, 251, 252, 253, 254
 _REFUSALS = {_WILL: _DONT, _DO: _WONT}
@@ -70,7 +71,7 @@ class TelnetStripper:
         if self._held:
             data = self._held + data
             self._held = b""
-        at = data.find(_IAC)
+        at = data.find(IAC)
         return data if at < 0 else self._strip(data, at)
 
     def take_signals(self) -> TelnetSignal:
@@ -100,7 +101,7 @@ class TelnetStripper:
                 self._note(data[at : at + length])
                 kept.append(data[start:at])
                 start = at + length
-            at = data.find(_IAC, at + length)
+            at = data.find(IAC, at + length)
         kept.append(data[start:])
         return b"".join(kept)
 
@@ -143,4 +144,4 @@ def unescape(name: bytes) -> bytes:
 
     Two bytes 255 are one, and CR NUL is a CR (RFC 2640 section 3.1).
     """
-    return name.replace(b"\xff\xff", _IAC).replace(b"\r\0", b"\r")
+    return name.replace(b"\xff\xff", IAC).replace(b"\r\0", b"\r")

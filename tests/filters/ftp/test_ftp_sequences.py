@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, TypeVar
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sequences import Step, client_lines, stories
 from stand_ins import CLIENT_V4, CLIENT_V6, SERVER_V4, SERVER_V6, FakeAction, FakeData, Script
@@ -242,6 +242,7 @@ def outcome(talk: list[tuple[list[bytes], list[bytes]]], **rest: Any) -> tuple[A
 
 
 @settings(max_examples=150)
+@example("client", [], [b"ABOR\r\n", b"\xff\xf4\xff\xf2ABOR\r\n"])
 @given(MODES, TALKS, cut(LAST_WORDS))
 def test_every_split_of_a_session_gives_the_same_bytes_and_ports(mode, talk, last_words):
     talk = [*talk, (last_words, [])]
