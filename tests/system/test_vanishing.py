@@ -99,7 +99,10 @@ def test_a_client_that_vanishes_during_a_transfer(
             else:
                 reset(sock)
     (line,) = street.proxy.await_log("connection closed", start, protocol="ftp-data")
-    assert 0 < line["server_bytes"] + line["client_bytes"] < LARGE
+    moved = line["server_bytes"] + line["client_bytes"]
+    # A reset overtakes what the client has sent and the proxy has not read yet.
+    assert moved < LARGE
+    assert moved or (how, way) == ("reset", 1)
     street.proxy.await_log("connection closed", start, protocol="ftp")
 
 
