@@ -12,16 +12,18 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     kit/
     problems  toml_lines
     bounds
-    shared_config
+    shared_config  listener_config
     config
+    handshake/
     structure
-    config_file  registry  log
+    config_file  registry  log  users
+    logins
     port_sockets  reservation  ports  ledger  expected  resolve
     shared_memory  shared
     datapath/
     engine
     sources
-    dispatch  naming  carrying  opening  connection_facts  connection_calls  connection
+    dispatch  services  naming  carrying  opening  connection_facts  connection_calls  connection
     factories  datagrams  address_check  secondary  emulation  inbound  outbound
     access  client_binds  future  sharing
     session_calls  session
@@ -36,7 +38,7 @@ from __future__ import annotations
 from fwproxy.access import HostAccess
 from fwproxy.address import Destination, Endpoint, HostName, IpFilter, Transport
 from fwproxy.client_binds import BindAnswer
-from fwproxy.config import Config, ListenerConfig, ListenerKind
+from fwproxy.config import Config
 from fwproxy.config_file import load as load_config
 from fwproxy.connection import Connection
 from fwproxy.filter import (
@@ -52,6 +54,7 @@ from fwproxy.filter import (
 from fwproxy.firewall import Firewall
 from fwproxy.flags import ConnectionFlags, SecondaryFlags, SessionFlags, Verdict
 from fwproxy.ledger import FirewallAction, LedgerEntry
+from fwproxy.listener_config import ListenerConfig, ListenerKind
 from fwproxy.outbound import Redirection
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.reservation import PortReservation

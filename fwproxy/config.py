@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import enum
 import functools
 import operator
 from collections.abc import Iterable, Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, Literal
 
 import attrs
 
-from fwproxy.address import Destination, Endpoint, Transport
 from fwproxy.bounds import PortRange, at_least, not_negative, positive
-from fwproxy.errors import ConfigError, InvalidArgumentError
+from fwproxy.errors import ConfigError
 from fwproxy.flags import SecondaryFlags
+from fwproxy.listener_config import ListenerConfig, frozen_tables, misfits
 from fwproxy.policy import ANY_NETWORK, Network, Policy, Relation, Rule
 from fwproxy.problems import Place, no_such
-from fwproxy.protocol import BUILT_IN, ProtocolDefinition
+from fwproxy.protocol import BUILT_IN, TCP, UDP, ProtocolDefinition
 from fwproxy.shared_config import SharedConfig
-
-
-def _frozen_tables(
-    tables: Mapping[str, Mapping[str, Any]],
-) -> Mapping[str, Mapping[str, Any]]:
-    return MappingProxyType({name: MappingProxyType(dict(t)) for name, t in tables.items()})
-
-
-def _reachable(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
-    try:
-        address = Endpoint(value)
-    except InvalidArgumentError as error:
-        raise ConfigError.at((), str(error), attribute.name) from None
-    if address.is_unspecified or address.ip.is_multicast:
-        raise ConfigError.at((), f"{value} is no address to connect to", attribute.name)
 
 
 def _kernel_mode(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
@@ -43,45 +26,6 @@ def _kernel_mode(_: object, attribute: attrs.Attribute[Any], value: str) -> None
         raise ConfigError.at(
             (), "the kernel data path is not available in this version: use auto", attribute.name
         )
-
-
-class ListenerKind(enum.Enum):
-    """How clients come in."""
-
-    FORWARD = "forward"
-    """Every client goes to one fixed upstream."""
-    GATEWAY = "gateway"
-    """The client names the server inside the protocol (FTP: `USER user@host`)."""
-    REDIRECT = "redirect"
-    """Transparent: nftables REDIRECT, and the kernel tells the original destination."""
-
-
-@attrs.frozen(slots=True)
-class ListenerConfig:
-    """One way in.
-
-    Attributes:
-        name: what log, ledger and error messages call it.
-        kind: how clients come in.
-        bind: the address to listen on; port 0 takes any free one.
-        protocol: the name of a protocol definition.
-        upstream: the server, for `forward` only.
-        filters: settings that override `[filters.NAME]` for this listener.
-        backlog: how many connections the kernel may hold until they are accepted.
-        advertise: the IP address that clients are told as the proxy's, where it is not the one
-            that their connections arrive at (NAT, a container).
-    """
-
-    name: str
-    bind: Endpoint
-    protocol: str
-    kind: ListenerKind = ListenerKind.FORWARD
-    upstream: Destination | None = None
-    filters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, converter=_frozen_tables)
-    backlog: int = attrs.field(default=1024, validator=positive)
-    advertise: str | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_reachable)
-    )
 
 
 _ADDRESS_FLAGS = {
@@ -164,8 +108,16 @@ class Limits:
         reply_timeout: how long after a UDP source has sent the client may send back to it.
         drain_timeout: what established secondaries get to finish when their session ends.
         stop_timeout: what running sessions get to finish when the proxy is stopped.
+        max_failed_logins: wrong passwords from one client address, until it is turned away.
+        failed_login_memory: what an address has to wait for the last of them to be forgotten.
+        login_memory: how long a right password need not be checked again.
+        max_password_checks: passwords being checked at a time; each takes 32 MiB.
+        connect_attempt_delay: how long a server's first address is waited for alone, if it has
+            several.
         accept_retry: the pause after accept failed for want of descriptors or memory.
         max_resolutions: host names being resolved at a time.
+        name_memory: how long the addresses of a name hold.
+        max_names: names whose addresses are remembered.
         max_resolutions_per_session: the same for one session.
         max_shared_redirections: shared redirections of the whole proxy.
         max_reserved_ports: ports that filters may reserve for later.
@@ -189,8 +141,15 @@ class Limits:
     reply_timeout: float = attrs.field(default=60.0, validator=positive)
     drain_timeout: float = attrs.field(default=10.0, validator=not_negative)
     stop_timeout: float = attrs.field(default=30.0, validator=not_negative)
+    max_failed_logins: int = attrs.field(default=10, validator=positive)
+    failed_login_memory: float = attrs.field(default=60.0, validator=positive)
+    login_memory: float = attrs.field(default=60.0, validator=not_negative)
+    max_password_checks: int = attrs.field(default=4, validator=positive)
+    connect_attempt_delay: float = attrs.field(default=0.25, validator=positive)
     accept_retry: float = attrs.field(default=0.1, validator=positive)
     max_resolutions: int = attrs.field(default=64, validator=positive)
+    name_memory: float = attrs.field(default=5.0, validator=not_negative)
+    max_names: int = attrs.field(default=4096, validator=positive)
     max_resolutions_per_session: int = attrs.field(default=8, validator=positive)
     max_shared_redirections: int = attrs.field(default=256, validator=positive)
     max_reserved_ports: int = attrs.field(default=256, validator=positive)
@@ -216,18 +175,6 @@ def _unknown(
             yield subject, place, no_such(what, name, known)
 
 
-def _open_relay(listener: ListenerConfig) -> str:
-    return (
-        f"without rules a gateway on {listener.bind.host} would be an open relay; "
-        f'add a [[rules]] with action = "allow" and protocols = ["{listener.protocol}"] '
-        "that says who may go where, or bind it to a loopback address"
-    )
-
-
-def _other_version(bind: Endpoint) -> str:
-    return f"must be an IPv{bind.version} address: nobody else can come to {bind}"
-
-
 @attrs.frozen(slots=True)
 class Config:
     """Everything that a Firewall needs to know; checked as a whole when it is made.
@@ -243,7 +190,7 @@ class Config:
     secondary: SecondaryConfig = SecondaryConfig()
     shared: SharedConfig = attrs.field(default=SharedConfig())
     datapath: DatapathConfig = DatapathConfig()
-    filters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, converter=_frozen_tables)
+    filters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, converter=frozen_tables)
     protocols: tuple[ProtocolDefinition, ...] = attrs.field(
         default=BUILT_IN, converter=tuple[ProtocolDefinition, ...]
     )
@@ -269,25 +216,8 @@ class Config:
             if listener.name in seen:
                 yield subject, ("listeners", number, "name"), "another listener has this name"
             seen.add(listener.name)
-            for key, problem in self._misfits(listener):
+            for key, problem in misfits(listener, self.protocols, has_rules=bool(self.rules)):
                 yield subject, ("listeners", number, key), problem
-
-    def _misfits(self, listener: ListenerConfig) -> Iterator[tuple[str, str]]:
-        protocols = {protocol.name: protocol for protocol in self.protocols}
-        forward = listener.kind is ListenerKind.FORWARD
-        if listener.protocol not in protocols:
-            yield "protocol", no_such("protocol", listener.protocol, protocols)
-        elif protocols[listener.protocol].transport is Transport.UDP:
-            yield "protocol", "UDP listeners are not supported yet"
-        if forward and listener.upstream is None:
-            yield "upstream", "a forward listener needs an upstream"
-        if not forward and listener.upstream is not None:
-            yield "upstream", f"a {listener.kind.value} listener has no upstream"
-        gateway = listener.kind is ListenerKind.GATEWAY
-        if gateway and not self.rules and not listener.bind.ip.is_loopback:
-            yield "bind", _open_relay(listener)
-        if listener.advertise and Endpoint(listener.advertise).version != listener.bind.version:
-            yield "advertise", _other_version(listener.bind)
 
     def _protocol_problems(self) -> Iterator[_Problem]:
         names = [protocol.name for protocol in self.protocols]
@@ -313,6 +243,20 @@ class Config:
             )
             yield from _unknown(subject, (*place, "from"), "network", rule.sources, networks)
             yield from _unknown(subject, (*place, "to"), "network", rule.targets, networks)
+
+    def protocols_of(self, listener: ListenerConfig) -> tuple[ProtocolDefinition, ...]:
+        """Return what a listener serves: its one protocol, or all that have ports, then the rest.
+
+        The rest are plain TCP and UDP.
+        """
+        if listener.protocol is not None:
+            return tuple(each for each in self.protocols if each.name == listener.protocol)
+        return (*(each for each in self.protocols if each.ports), TCP, UDP)
+
+    def filters_of(self, listener: ListenerConfig) -> tuple[str, ...]:
+        """Return the names of the filters of all protocols that a listener serves."""
+        used = (name for each in self.protocols_of(listener) for name in each.filters)
+        return tuple(dict.fromkeys(used))
 
     def policy(self) -> Policy:
         """Make the policy.

@@ -13,7 +13,7 @@ from fwproxy.clock import Deadlines
 from fwproxy.config import Config, Limits
 from fwproxy.datapath.pipes import PipePool
 from fwproxy.datapath.poll import Poller
-from fwproxy.expected import ExpectedConnects
+from fwproxy.expected import ExpectedConnects, RedirectedPorts
 from fwproxy.flags import SecondaryFlags
 from fwproxy.ledger import Ledger
 from fwproxy.log import get_logger
@@ -42,6 +42,8 @@ class Engine:
     log: structlog.typing.FilteringBoundLogger
     ledger: Ledger = attrs.field(factory=Ledger)
     expected: ExpectedConnects = attrs.field(factory=ExpectedConnects)
+    redirected: RedirectedPorts = attrs.field(factory=RedirectedPorts)
+    password_checks: asyncio.Semaphore = attrs.field(factory=lambda: asyncio.Semaphore(1))
     address_flags: SecondaryFlags = SecondaryFlags.NONE
     session_numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
     connection_numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
@@ -66,6 +68,7 @@ class Engine:
             limits=config.limits,
             shared=SharedPorts(config.shared, config.limits.max_shared_redirections),
             log=get_logger().bind(),
+            password_checks=asyncio.Semaphore(config.limits.max_password_checks),
             address_flags=config.secondary.address_flags,
         )
 

@@ -9,18 +9,22 @@ from types import TracebackType
 from typing import Self
 
 from fwproxy.address import Endpoint, Transport
-from fwproxy.config import Config, ListenerConfig, ListenerKind
+from fwproxy.config import Config
 from fwproxy.dispatch import BoundFilter
 from fwproxy.engine import Engine
 from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.filter import Filter, Hooks
 from fwproxy.ledger import Ledger
+from fwproxy.listener_config import ListenerConfig, ListenerKind
+from fwproxy.listeners.arrival import Arrivals
 from fwproxy.listeners.base import Listener
+from fwproxy.listeners.explicit import ExplicitListener
 from fwproxy.listeners.forward import ForwardListener
 from fwproxy.listeners.gateway import GatewayListener
 from fwproxy.listeners.redirect import RedirectListener
 from fwproxy.registry import find, settings_for
 from fwproxy.reservation import PortReservation
+from fwproxy.services import Service, Services
 from fwproxy.session import Session
 
 QUIET = 1.0
@@ -30,17 +34,25 @@ _LISTENERS: dict[ListenerKind, type[Listener]] = {
     ListenerKind.FORWARD: ForwardListener,
     ListenerKind.GATEWAY: GatewayListener,
     ListenerKind.REDIRECT: RedirectListener,
+    ListenerKind.SOCKS: ExplicitListener,
+    ListenerKind.HTTP: ExplicitListener,
+    ListenerKind.MIXED: ExplicitListener,
 }
 
 
 class Sessions:
-    """The sessions that there are, by number and counted by client."""
+    """The sessions that there are, by number and counted by client.
+
+    Attributes:
+        arrivals: those who have none yet, but count.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._sessions: dict[int, Session] = {}
         self._by_client: defaultdict[str, set[Session]] = defaultdict(set)
         self._empty: asyncio.Event | None = None
+        self.arrivals = Arrivals()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -50,16 +62,17 @@ class Sessions:
 
     def refusal(self, host: str) -> str | None:
         """Say which limit one more session of this client would pass, or None."""
-        limits = self._engine.limits
-        if len(self._sessions) >= limits.max_sessions:
+        limits, arrivals = self._engine.limits, self.arrivals
+        if len(self._sessions) + len(arrivals) >= limits.max_sessions:
             return f"{limits.max_sessions} sessions already (max_sessions)"
-        if len(self._by_client.get(host, ())) >= limits.max_sessions_per_client:
+        if len(self._by_client.get(host, ())) + arrivals.of(host) >= limits.max_sessions_per_client:
             return f"{limits.max_sessions_per_client} of the client (max_sessions_per_client)"
         return None
 
-    def open(self, listener: Listener, client: Endpoint) -> Session:
-        """Start a session."""
-        session = Session(self._engine, listener, client, self._ended)
+    def open(self, listener: Listener, client: Endpoint, service: Service | None = None) -> Session:
+        """Start a session; without a service for what the listener usually serves."""
+        service = service or listener.services.usual
+        session = Session(self._engine, listener, client, service, self._ended)
         self._sessions[session.id] = session
         self._by_client[client.host].add(session)
         return session
@@ -205,8 +218,8 @@ class Firewall:
         try:
             self._start_filters()
             for config in self.config.listeners:
-                bound = self._bound_filters(config)
-                listener = _LISTENERS[config.kind](self._engine, config, bound, self._sessions)
+                services = self._services(config)
+                listener = _LISTENERS[config.kind](self._engine, config, services, self._sessions)
                 listener.start()
                 self.listeners[config.name] = listener
         except BaseException:
@@ -225,6 +238,7 @@ class Firewall:
         engine, sessions = self._engine, self._sessions
         for listener in self.listeners.values():
             listener.stop()
+        sessions.arrivals.end_all()
         engine.shared.close()
         grace = engine.limits.stop_timeout if timeout is None else timeout
         try:
@@ -234,6 +248,7 @@ class Firewall:
                     engine.log.warning("sessions ended by the stop", sessions=len(sessions))
         finally:  # also when nobody wants to wait any more
             sessions.end_all("the proxy is stopped")
+            sessions.arrivals.end_all()  # to those a last reply was due
             if self._engine is engine:
                 self._shut_down(engine)
         for _ in range(2):  # let cancelled tasks begin and end
@@ -263,14 +278,10 @@ class Firewall:
     ) -> None:
         await self.stop(0 if kind is not None else None)
 
-    def _names(self, listener: ListenerConfig) -> tuple[str, ...]:
-        protocols = {protocol.name: protocol for protocol in self.config.protocols}
-        return protocols[listener.protocol].filters
-
     def _listener_settings(self, listener: ListenerConfig) -> dict[str, object]:
         """Read the settings of each filter that a listener uses."""
         settings: dict[str, object] = {}
-        for name in self._names(listener):
+        for name in self.config.filters_of(listener):
             if name not in self._filter_classes:
                 self._filter_classes[name] = find(name)
             layers = (self.config.filters.get(name, {}), listener.filters.get(name, {}))
@@ -279,14 +290,14 @@ class Firewall:
         if unknown:
             raise ConfigError(
                 f"listener {listener.name!r} has settings for {min(unknown)!r}, which is no "
-                f"filter of the protocol {listener.protocol!r}"
+                f"filter of {f'the protocol {listener.protocol!r}' if listener.protocol else 'any'}"
             )
         return settings
 
     def _start_filters(self) -> None:
         """Start each filter in use once; one that fails hears nothing, and that is said."""
         for name in dict.fromkeys(
-            n for config in self.config.listeners for n in self._names(config)
+            n for config in self.config.listeners for n in self.config.filters_of(config)
         ):
             kind = self._filter_classes[name]
             instance = kind(settings_for(kind, self.config.filters.get(name, {})))
@@ -297,8 +308,11 @@ class Firewall:
                 hooks = Hooks()
             self._filters[name] = (instance, hooks)
 
-    def _bound_filters(self, config: ListenerConfig) -> tuple[BoundFilter, ...]:
+    def _services(self, config: ListenerConfig) -> Services:
         settings = self._settings[config.name]
-        return tuple(
-            BoundFilter(*self._filters[name], settings[name]) for name in self._names(config)
+        bound = {name: BoundFilter(*self._filters[name], settings[name]) for name in settings}
+        return Services(
+            self.config.protocols_of(config),
+            lambda protocol: tuple(bound[name] for name in protocol.filters),
+            is_fixed=config.protocol is not None,
         )

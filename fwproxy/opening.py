@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -13,9 +14,13 @@ from fwproxy.dispatch import dispatch
 from fwproxy.errors import (
     CallError,
     DeniedError,
+    NetworkUnreachableError,
     NoServerReplyError,
     NotSupportedError,
     PolicyRulesDeniedError,
+    ServerRefusedError,
+    ServerTimedOutError,
+    ServerUnreachableError,
     TerminatingError,
 )
 from fwproxy.events import AcceptedConnection, ConnectTcp, Event
@@ -24,6 +29,13 @@ from fwproxy.naming import host_by_name
 
 if TYPE_CHECKING:
     from fwproxy.connection import Connection
+
+_REASONS: dict[int, type[NoServerReplyError]] = {
+    errno.ECONNREFUSED: ServerRefusedError,
+    errno.EHOSTUNREACH: ServerUnreachableError,
+    errno.ENETUNREACH: NetworkUnreachableError,
+    errno.ETIMEDOUT: ServerTimedOutError,
+}
 
 
 class Opening:
@@ -39,10 +51,12 @@ class Opening:
     Attributes:
         screen: which addresses of the server may be connected to at all; None is every one.
         has_server: whether the server's end is there, as a socket or played by a filter.
+        answer: told once what has become of it, before any byte flows; None where nobody waits
+            for that.
     """
 
     __slots__ = (
-        "_connection", "_dial", "_source", "_waiter", "_work", "has_server", "screen",
+        "_connection", "_dial", "_source", "_waiter", "_work", "answer", "has_server", "screen",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, source: Endpoint | None) -> None:
@@ -53,6 +67,7 @@ class Opening:
         self._waiter: asyncio.Future[None] | None = None
         self._work: asyncio.Task[None] | None = None
         self.screen: Callable[[Endpoint], bool] | None = None
+        self.answer: Callable[[CallError | None], None] | None = None
 
     def accept_client(self, sock: socket.socket, client: Endpoint) -> None:
         """Take the socket that the client has opened."""
@@ -99,7 +114,7 @@ class Opening:
         connection.is_connecting()
         connection.wait(
             limits.connect_timeout,
-            lambda: self.refuse(NoServerReplyError(f"connecting to {server} took too long")),
+            lambda: self.refuse(ServerTimedOutError(f"connecting to {server} took too long")),
         )
         if isinstance(server, HostName):
             self._work = connection.spawn(self._resolve(server))
@@ -243,7 +258,7 @@ class Opening:
         connection.is_connecting()
         connection.wait(
             limits.connect_timeout,
-            lambda: self.refuse(NoServerReplyError(f"connecting to {client} took too long")),
+            lambda: self.refuse(ServerTimedOutError(f"connecting to {client} took too long")),
         )
 
         def dialled(sock: socket.socket | None, error: OSError | None) -> None:
@@ -281,11 +296,20 @@ class Opening:
             return
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)  # wakes the filter before the server is heard
-        connection.establish()
+        self._tell(None)
+        if not connection.is_closed:  # the one who was told may have ended it
+            connection.establish()
+
+    def _tell(self, error: CallError | None) -> None:
+        """Give the answer, unless it has been given."""
+        answer, self.answer = self.answer, None
+        if answer is not None:
+            answer(error)
 
     def refuse(self, error: CallError) -> None:
         """Say no to the filter that waits for a server; without one, end the connection."""
         if self._waiter is None:
+            self._tell(error)
             self._connection.close(str(error), failed=True)
             return
         self._start_over()
@@ -308,6 +332,7 @@ class Opening:
     def cancel(self) -> None:
         """Give up whatever is under way: the connection has ended."""
         self._stop()
+        self._tell(TerminatingError("the connection has ended"))
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(TerminatingError("the connection has ended"))
 
@@ -322,4 +347,5 @@ class Opening:
 
 def _unreachable(target: Endpoint, error: OSError | None) -> NoServerReplyError:
     reason = "no answer" if error is None else error.strerror or str(error)
-    return NoServerReplyError(f"{target} cannot be reached: {reason}")
+    kind = _REASONS.get(0 if error is None else error.errno or 0, NoServerReplyError)
+    return kind(f"{target} cannot be reached: {reason}")

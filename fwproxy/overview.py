@@ -7,8 +7,9 @@ from typing import Any
 
 import attrs
 
-from fwproxy.config import Config, ListenerConfig
+from fwproxy.config import Config
 from fwproxy.host import facts, shortcomings
+from fwproxy.listener_config import ListenerConfig
 from fwproxy.policy import Rule
 from fwproxy.problems import shown
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
@@ -65,7 +66,8 @@ def _listener(listener: ListenerConfig) -> str:
     target = f" to {listener.upstream}" if listener.upstream else ""
     kind = listener.kind.value
     advertised = f", as {listener.advertise}" if listener.advertise else ""
-    return f"{listener.name}: {kind}, {listener.protocol}, on {listener.bind}{advertised}{target}"
+    protocol = listener.protocol or "the protocol by port"
+    return f"{listener.name}: {kind}, {protocol}, on {listener.bind}{advertised}{target}"
 
 
 def _protocol(protocol: ProtocolDefinition) -> str:
@@ -125,8 +127,7 @@ def _without_effect(config: Config) -> Iterator[str]:
 
 
 def _unused_settings(config: Config) -> Iterator[str]:
-    protocols = {protocol.name: protocol for protocol in config.protocols}
-    used = {name for each in config.listeners for name in protocols[each.protocol].filters}
+    used = {name for each in config.listeners for name in config.filters_of(each)}
     for name in config.filters:
         if name not in used:
             yield f"[filters.{name}] is set, but no listener has a protocol with this filter"

@@ -104,13 +104,12 @@ def check(config: Config) -> None:
 
 
 def _problems(config: Config) -> Iterator[Problem]:
-    protocols = {protocol.name: protocol for protocol in config.protocols}
     broken = set()
     for place, name in _named(config):
         troubles = list(_trouble(name, (), place))
         yield from troubles
         broken.update([name] if troubles else [])
-    used = {name for each in config.listeners for name in protocols[each.protocol].filters}
+    used = {name for each in config.listeners for name in config.filters_of(each)}
     sound = set()
     for name in dict.fromkeys([*config.filters, *sorted(used - broken)]):
         troubles = list(_trouble(name, (config.filters.get(name, {}),), at=("filters", name)))
@@ -119,29 +118,23 @@ def _problems(config: Config) -> Iterator[Problem]:
     for number, listener in enumerate(config.listeners):
         for name, table in listener.filters.items():
             place = ("listeners", number, "filters", name)
-            if name not in protocols[listener.protocol].filters:
-                yield (
-                    place,
-                    no_such(
-                        f"filter in the protocol {listener.protocol}",
-                        name,
-                        protocols[listener.protocol].filters,
-                    ),
-                )
+            known = config.filters_of(listener)
+            if name not in known:
+                what = f"the protocol {listener.protocol}" if listener.protocol else "any protocol"
+                yield place, no_such(f"filter in {what}", name, known)
             elif name in sound:
                 yield from _trouble(name, (config.filters.get(name, {}), table), place)
 
 
 def _named(config: Config) -> Iterator[tuple[Place, str]]:
     """Yield the filters that protocols name; those of a built-in one count where it is used."""
-    protocols = {protocol.name: protocol for protocol in config.protocols}
     for number, protocol in enumerate(config.protocols):
         for item, name in enumerate(() if protocol in BUILT_IN else protocol.filters):
             yield ("protocols", number, "filters", item), name
     for number, listener in enumerate(config.listeners):
-        used = protocols[listener.protocol]
-        for name in used.filters if used in BUILT_IN else ():
-            yield ("listeners", number, "protocol"), name
+        for used in config.protocols_of(listener):
+            for name in used.filters if used in BUILT_IN else ():
+                yield ("listeners", number, "protocol"), name
 
 
 def _trouble(name: str, layers: tuple[Mapping[str, Any], ...], at: Place) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 from fwproxy.address import Destination, Endpoint
-from fwproxy.errors import NoServerReplyError
+from fwproxy.errors import NameNotFoundError
 
 
 class Resolver:
@@ -19,7 +19,7 @@ class Resolver:
         """Return the addresses of a destination, in the order to try them.
 
         Raises:
-            NoServerReplyError: the name does not resolve.
+            NameNotFoundError: the name does not resolve.
         """
         if isinstance(destination, Endpoint):
             return [destination]
@@ -29,17 +29,17 @@ class Resolver:
                     destination.host, destination.port, type=socket.SOCK_STREAM
                 )
             except (OSError, UnicodeError) as error:  # the latter: no name after IDNA
-                raise NoServerReplyError(f"{destination.host} does not resolve: {error}") from error
+                raise NameNotFoundError(f"{destination.host} does not resolve: {error}") from error
         endpoints = [Endpoint(str(info[4][0]), destination.port) for info in found]
         if not endpoints:
-            raise NoServerReplyError(f"{destination.host} has no address")
+            raise NameNotFoundError(f"{destination.host} has no address")
         return list(dict.fromkeys(endpoints))
 
     async def name_of(self, address: Endpoint) -> str:
         """Return the name of an address.
 
         Raises:
-            NoServerReplyError: it has none.
+            NameNotFoundError: it has none.
         """
         async with self._places:
             try:
@@ -47,5 +47,5 @@ class Resolver:
                     address.sockaddr, socket.NI_NAMEREQD
                 )
             except (OSError, UnicodeError) as error:
-                raise NoServerReplyError(f"{address.host} has no name: {error}") from error
+                raise NameNotFoundError(f"{address.host} has no name: {error}") from error
         return name

@@ -226,7 +226,13 @@ class SecondaryCall:
 
 
 class WaitingPort:
-    """One TCP port of the proxy that waits on behalf of one permission."""
+    """One TCP port of the proxy that waits on behalf of one permission.
+
+    Attributes:
+        address: where it waits.
+        session: for whose client.
+        action: the permission.
+    """
 
     def __init__(
         self,
@@ -239,19 +245,20 @@ class WaitingPort:
         engine = session.engine
         self.address = Endpoint.from_sockaddr(sock.getsockname())
         self.action: FirewallAction | None = None
-        self._session = session
+        self.session = session
         self._single = single
         self._on_accept = on_accept
         self._acceptor = Acceptor(
             engine.poller,
             engine.deadlines,
             sock,
-            self._accepted,
+            self.accept,
             retry=engine.limits.accept_retry,
             on_exhausted=self._exhausted,
         )
 
-    def _accepted(self, sock: socket.socket, peer: Endpoint) -> None:
+    def accept(self, sock: socket.socket, peer: Endpoint) -> None:
+        """Take a peer that has come, to the port itself or led to it by a listener."""
         action = self.action
         if action is None or not action.is_active:
             close_socket(sock, abort=True)
@@ -265,17 +272,17 @@ class WaitingPort:
         self._on_accept(sock, peer)
 
     def _exhausted(self, error: OSError) -> None:
-        self._session.engine.log.warning(
-            "accept failed", session=self._session.id, error=error.strerror
+        self.session.engine.log.warning(
+            "accept failed", session=self.session.id, error=error.strerror
         )
 
     def _refuse(self, sock: socket.socket, peer: Endpoint, action: FirewallAction) -> None:
         close_socket(sock, abort=True)
         action.refused += 1
         if action.refused == 1:  # one line per permission, however many come
-            self._session.engine.log.warning(
+            self.session.engine.log.warning(
                 "secondary connection refused",
-                session=self._session.id,
+                session=self.session.id,
                 permission=action.id,
                 proxy_address=str(self.address),
                 peer=str(peer),

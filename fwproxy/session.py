@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from fwproxy.address import Endpoint, HostName, IpFilter, Reach, reach_of
 from fwproxy.address_check import client_address_problem
 from fwproxy.client_binds import ClientBinds
-from fwproxy.config import ListenerKind
 from fwproxy.connection import Connection
 from fwproxy.dispatch import BoundFilter
 from fwproxy.engine import Engine
@@ -25,11 +24,13 @@ from fwproxy.filter import FAULTS, Priority, SessionFilter
 from fwproxy.flags import SecondaryFlags, SessionFlags, Verdict
 from fwproxy.future import hand_over
 from fwproxy.ledger import FirewallAction
+from fwproxy.listener_config import ListenerKind
 from fwproxy.naming import host_by_address, host_by_name
 from fwproxy.policy import AccessRequest, Decision, NetworkRelation
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.reservation import PortReservation
 from fwproxy.secondary import SecondaryCall
+from fwproxy.services import Service
 from fwproxy.session_calls import SessionCalls
 from fwproxy.sources import is_full_proxy
 
@@ -69,14 +70,15 @@ class Session(SessionCalls):
         engine: Engine,
         listener: Listener,
         client: Endpoint,
+        service: Service,
         on_end: Callable[[Session], None],
     ) -> None:
         self.engine = engine
         self.id = next(engine.session_numbers)
         self._listener = listener
         self._on_end = on_end
-        self.protocol: ProtocolDefinition = listener.protocol
-        self.bound_filters: tuple[BoundFilter, ...] = listener.bound_filters
+        self.protocol: ProtocolDefinition = service.protocol
+        self.bound_filters: tuple[BoundFilter, ...] = service.bound_filters
         self.client_address = client.with_port(0)
         self.authenticated_user: str | None = None
         self.advertised_host: str | None = listener.config.advertise

@@ -8,18 +8,10 @@ from pathlib import Path
 import pytest
 
 from fwproxy.address import Endpoint, HostName, Transport
-from fwproxy.config import (
-    Config,
-    DatapathConfig,
-    Limits,
-    ListenerConfig,
-    ListenerKind,
-    LogConfig,
-    PortRange,
-    SecondaryConfig,
-)
+from fwproxy.config import Config, DatapathConfig, Limits, LogConfig, PortRange, SecondaryConfig
 from fwproxy.config_file import load, parse
 from fwproxy.errors import ConfigError
+from fwproxy.listener_config import ListenerConfig, ListenerKind
 from fwproxy.policy import Network, NetworkRelation, Relation, Rule
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition, protocol_id
 

@@ -11,14 +11,8 @@ import pytest
 
 from fwproxy import host
 from fwproxy.address import Endpoint, HostName, Transport
-from fwproxy.config import (
-    Config,
-    DatapathConfig,
-    Limits,
-    ListenerConfig,
-    PortRange,
-    SecondaryConfig,
-)
+from fwproxy.config import Config, DatapathConfig, Limits, PortRange, SecondaryConfig
+from fwproxy.listener_config import ListenerConfig
 from fwproxy.overview import overview, warnings
 from fwproxy.policy import Network, NetworkRelation, Relation, Rule
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition

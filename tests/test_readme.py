@@ -17,14 +17,8 @@ import pytest
 
 from fwproxy import config_file, registry
 from fwproxy.cli import main
-from fwproxy.config import (
-    Config,
-    DatapathConfig,
-    Limits,
-    ListenerConfig,
-    LogConfig,
-    SecondaryConfig,
-)
+from fwproxy.config import Config, DatapathConfig, Limits, LogConfig, SecondaryConfig
+from fwproxy.listener_config import ListenerConfig
 from fwproxy.policy import AccessRequest, Relation, Rule
 from fwproxy.protocol import FTP, ProtocolDefinition, protocol_id
 from fwproxy.shared_config import SharedAllow, SharedConfig, SharedTarget

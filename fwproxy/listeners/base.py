@@ -6,16 +6,17 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fwproxy.address import Destination, Endpoint, Transport
-from fwproxy.config import ListenerConfig
+from fwproxy.address import Destination, Endpoint, IpFilter, Transport
 from fwproxy.connection import Connection
 from fwproxy.datapath.accept import Acceptor
 from fwproxy.datapath.base import close_socket
-from fwproxy.dispatch import BoundFilter
 from fwproxy.engine import Engine
 from fwproxy.errors import CallError
 from fwproxy.flags import ConnectionFlags
+from fwproxy.listener_config import ListenerConfig
+from fwproxy.listeners.header import HeaderReading
 from fwproxy.protocol import ProtocolDefinition
+from fwproxy.services import Service, Services
 from fwproxy.session import Session
 
 if TYPE_CHECKING:
@@ -32,25 +33,28 @@ class Listener:
 
     Attributes:
         config: its configuration.
-        protocol: the definition of what it serves.
-        bound_filters: the filters of that protocol, in call order.
+        services: what it serves.
         address: where it listens, with the actual port.
         sessions: where its sessions are kept, with those of the other listeners.
+        leads_to_ports: whether its clients ask it for every connection, also for those that they
+            were told a port of the proxy for.
     """
+
+    leads_to_ports = False
 
     def __init__(
         self,
         engine: Engine,
         config: ListenerConfig,
-        bound_filters: tuple[BoundFilter, ...],
+        services: Services,
         sessions: Sessions,
     ) -> None:
         self.engine = engine
         self.config = config
-        self.protocol = engine.protocols[config.protocol]
-        self.bound_filters = bound_filters
+        self.services = services
         self.address = config.bind
         self.sessions = sessions
+        self._trusted = IpFilter.only(*config.trusted)
         self._acceptor: Acceptor | None = None
 
     def start(self) -> None:
@@ -78,13 +82,13 @@ class Listener:
             engine.poller,
             engine.deadlines,
             sock,
-            self._accepted,
+            self.arrived if self.config.proxy_protocol == "off" else self._accepted_from_balancer,
             retry=engine.limits.accept_retry,
             on_exhausted=self._exhausted,
         )
         engine.log.info(
             "listening", listener=self.config.name, kind=self.config.kind.value,
-            address=str(self.address), protocol=self.protocol.name,
+            address=str(self.address), protocol=self.config.protocol,
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -98,35 +102,61 @@ class Listener:
             "accept failed, new clients wait", listener=self.config.name, error=error.strerror
         )
 
-    def _accepted(self, sock: socket.socket, client: Endpoint) -> None:
+    def _accepted_from_balancer(self, sock: socket.socket, peer: Endpoint) -> None:
+        """Find out who the client is, if a load balancer says so."""
+        if self._trusted.is_included(peer.host):
+            if not self.is_full_for(sock, peer):
+                HeaderReading(self, sock, peer)
+        elif self.config.proxy_protocol == "accept":
+            self.arrived(sock, peer)
+        else:
+            close_socket(sock, abort=True)
+            self.engine.log.warning(
+                "client refused", listener=self.config.name, client=str(peer),
+                reason="not a trusted load balancer (trusted)",
+            )  # fmt: skip
+
+    def is_full_for(self, sock: socket.socket, client: Endpoint) -> bool:
+        """Cut a client off if a limit is reached, and tell."""
+        refusal = self.sessions.refusal(client.host)
+        if refusal is None:
+            return False
+        close_socket(sock, abort=True)
+        self.engine.log.warning(
+            "client refused", listener=self.config.name, client=str(client), reason=refusal
+        )
+        return True
+
+    def arrived(self, sock: socket.socket, client: Endpoint) -> None:
+        """Take a client's socket."""
         if self.engine.expected and self._take_expected(sock, client):
             return
-        self.admit(sock, client, self.protocol, self.open_primary)
+        self.admit(sock, client, self.open_primary)
 
     def admit(
         self,
         sock: socket.socket,
         client: Endpoint,
-        protocol: ProtocolDefinition,
         open_primary: Open,
+        *,
+        service: Service | None = None,
+        protocol: ProtocolDefinition | None = None,
     ) -> Session | None:
         """Start a session for a client, unless a limit is reached; None, and it is cut off, then.
 
         Args:
             sock: the client's socket.
             client: its address.
-            protocol: what its connection is.
-            open_primary: sets it on its way.
+            open_primary: sets its connection on its way.
+            service: what it is served; None is what the listener usually serves.
+            protocol: what its connection is, if not the protocol of the service.
         """
-        refusal = self.sessions.refusal(client.host)
-        if refusal is not None:
-            close_socket(sock, abort=True)
-            self.engine.log.warning(
-                "client refused", listener=self.config.name, client=str(client), reason=refusal
-            )
+        if self.is_full_for(sock, client):
             return None
-        session = self.sessions.open(self, client)
-        connection = Connection(session, protocol, client_address=client, flags=_TRANSLATED)
+        session = self.sessions.open(self, client, service)
+        connection = Connection(
+            session, protocol or session.protocol, client_address=client, flags=_TRANSLATED
+        )
         connection.client_sock = sock
         session.primary = connection
         try:
