@@ -23,7 +23,8 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     datapath/
     engine
     sources
-    dispatch  services  naming  carrying  opening  connection_facts  connection_calls  connection
+    dispatch  services  introduction  naming  carrying  opening
+    connection_facts  connection_calls  connection
     factories  datagrams  address_check  secondary  emulation  inbound  outbound
     access  client_binds  future  sharing
     session_calls  session

@@ -100,6 +100,7 @@ class Limits:
         max_waiting_datagrams: datagrams that wait for a filter in one direction.
         max_line_length: bytes of one line of a text protocol, its end not counted.
         max_buffer: bytes waiting in one direction of one connection in user space.
+        datagram_timeout: a session of datagrams without traffic.
         idle_timeout: a connection without traffic, while its session has no other traffic.
         connect_timeout: connecting to a server or back to a client, name resolution included.
         handshake_timeout: from a client's arrival until it has said where it wants to go.
@@ -133,6 +134,7 @@ class Limits:
     max_waiting_datagrams: int = attrs.field(default=64, validator=positive)
     max_line_length: int = attrs.field(default=8192, validator=at_least(64))
     max_buffer: int = attrs.field(default=256 * 1024, validator=at_least(16 * 1024))
+    datagram_timeout: float = attrs.field(default=120.0, validator=positive)
     idle_timeout: float = attrs.field(default=900.0, validator=positive)
     connect_timeout: float = attrs.field(default=10.0, validator=positive)
     handshake_timeout: float = attrs.field(default=30.0, validator=positive)

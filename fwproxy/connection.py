@@ -203,8 +203,17 @@ class Connection(ConnectionCalls):
         if not self.is_closed:
             relay.start()
 
+    def carry_by(self, relay: Relay, idle_timeout: float) -> None:
+        """Leave the work to a relay that is none between two ends; it owns no socket of these."""
+        self._relay = relay
+        self.opening = None
+        self.state = ConnectionState.ESTABLISHED
+        self.wait(idle_timeout, lambda: self._datagrams_idle(idle_timeout))
+        relay.start()
+
     def _datagrams_idle(self, idle_timeout: float) -> None:
-        due = self.last_active + idle_timeout
+        is_primary = self is self.session.primary  # its secondaries may do all the work
+        due = (self.session.last_active if is_primary else self.last_active) + idle_timeout
         if self._deadline is not None and due > self.session.engine.deadlines.now():
             self._deadline.reset(due)
         else:

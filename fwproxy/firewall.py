@@ -77,6 +77,11 @@ class Sessions:
         self._by_client[client.host].add(session)
         return session
 
+    def of_client(self, host: str) -> list[Session]:
+        """Return the sessions of a client's address that are not ending, the latest first."""
+        found = [each for each in self._by_client.get(host, ()) if each.end_reason is None]
+        return sorted(found, key=lambda session: -session.id)
+
     def others_of(self, session: Session) -> list[Session]:
         """Return the other sessions of the same client's address that are not ending."""
         same = self._by_client.get(session.client_address.host, ())

@@ -25,6 +25,7 @@ from fwproxy.errors import (
 )
 from fwproxy.events import AcceptedConnection, ConnectTcp, Event
 from fwproxy.flags import Verdict
+from fwproxy.introduction import introduce
 from fwproxy.naming import host_by_name
 
 if TYPE_CHECKING:
@@ -242,6 +243,8 @@ class Opening:
             if sock is not None:
                 connection.server_sock = sock
                 self.has_server = True
+                if connection.session.listener.config.send_proxy:
+                    introduce(connection, sock)
                 self._advance()
             elif others:
                 self._dial_server(others)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fwproxy.address import Endpoint, HostName, IpFilter, Reach, reach_of
 from fwproxy.address_check import client_address_problem
@@ -36,7 +36,13 @@ from fwproxy.sources import is_full_proxy
 
 if TYPE_CHECKING:
     from fwproxy.listeners.base import Listener
-    from fwproxy.sharing import SharedPort
+
+
+class Shared(Protocol):
+    """What several sessions use."""
+
+    def left_by(self, session: Session) -> None:
+        """Hear that a session has ended."""
 
 
 _NO_ADDRESS = Decision(allowed=False, rule="no address to connect to")
@@ -91,7 +97,7 @@ class Session(SessionCalls):
         self.end_reason: str | None = None
         self._hearings: set[asyncio.Future[Verdict]] | None = None
         self._client_binds: ClientBinds | None = None
-        self._shared: set[SharedPort] | None = None
+        self._shared: set[Shared] | None = None
 
     def __repr__(self) -> str:
         return f"<Session {self.id} {self.client_address.host}>"
@@ -326,8 +332,8 @@ class Session(SessionCalls):
             raise TerminatingError("the session has no primary connection")
         return self.primary
 
-    def share(self, port: SharedPort) -> None:
-        """Note that the session uses a shared port."""
+    def share(self, port: Shared) -> None:
+        """Note that the session uses something that is not its own, and leaves it at its end."""
         if self._shared is None:
             self._shared = set()
         self._shared.add(port)

@@ -27,6 +27,8 @@ MAX_MEMORY = 256 * 1024 * 1024
 """Bytes that a line of the file may make scrypt use."""
 MAX_FILE = 16 * 1024 * 1024
 SALT_SIZE, HASH_SIZE = 16, 32
+MAX_PASSWORD = 255
+"""Bytes: more do not fit into a login of SOCKS 5."""
 
 _LINE = re.compile(
     r"\$scrypt\$ln=(?P<ln>\d{1,2}),r=(?P<r>\d{1,3}),p=(?P<p>\d{1,2})"

@@ -92,21 +92,3 @@ class Answer:
             sent = -1
         if sent < len(reply):
             connection.close("the client does not take replies", failed=True)
-
-
-class PeerAnswer(Answer):
-    """The second answer to BIND: who has come."""
-
-    __slots__ = ()
-
-    def _believe_in(self, server: Endpoint | None) -> None:
-        """Note the address that the client believes to talk to, unless it could not say it."""
-        session = self._connection.session
-        if session.advertised_host is None and server is not None:
-            same = server.version == session.client_address.version
-            session.advertised_host = server.host if same else None
-
-    @property
-    def address(self) -> Endpoint | None:
-        """The peer's address."""
-        return self._connection.server_address

@@ -15,8 +15,10 @@ from fwproxy.handshake.base import Command, Outcome, Request
 from fwproxy.handshake.detect import Detect
 from fwproxy.listener_config import ListenerConfig, ListenerKind
 from fwproxy.listeners.answers import NOWHERE, Answer
+from fwproxy.listeners.association import associate
 from fwproxy.listeners.base import Listener, request
 from fwproxy.listeners.handshaking import Handshaking
+from fwproxy.listeners.socks_bind import bind_for_visitor
 from fwproxy.logins import Logins
 from fwproxy.services import Services
 from fwproxy.session import Session
@@ -59,9 +61,10 @@ class ExplicitListener(Listener):
     def _requested(self, visitor: Handshaking, asked: Request) -> None:
         if asked.command is Command.CONNECT:
             self._asked_to_connect(visitor, asked.destination)
+        elif asked.command is Command.BIND:
+            visitor.spawn(bind_for_visitor(self, visitor, asked.destination))
         else:
-            reply = visitor.handshake.reply(Outcome.UNSUPPORTED, NOWHERE)
-            visitor.refuse(reply, f"{asked.command.value} is not supported")
+            associate(self, visitor, asked.destination)
 
     def _asked_to_connect(self, visitor: Handshaking, server: Destination) -> None:
         if not self._may_lead_elsewhere(visitor.client.host, server.port):
