@@ -30,7 +30,8 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     session_calls  session
     listeners/
     firewall
-    demo  testing  host  catalogue  overview
+    demo  testing  host  catalogue  overview  setup_rules
+    routing
     service  cli  __main__
 """
 

@@ -13,7 +13,8 @@ import attrs
 import click
 from rich.console import Console
 
-from fwproxy import catalogue, config_file, log, registry, service, users
+from fwproxy import catalogue, config_file, log, registry, routing, service, users
+from fwproxy import setup_rules as rules
 from fwproxy.address import Endpoint
 from fwproxy.config import Config
 from fwproxy.demo import LISTEN, DemoServer, check, demo_config
@@ -46,6 +47,12 @@ Examples:
 _CHECK_EPILOG = """\b
 Example:
   fwproxy check proxy.toml
+"""
+_RULES_EPILOG = """\b
+Examples:
+  fwproxy setup-rules proxy.toml --interface lan0
+  fwproxy setup-rules proxy.toml --interface lan0 --apply
+  fwproxy setup-rules proxy.toml --undo
 """
 _USERS_EPILOG = """\b
 Examples:
@@ -188,6 +195,39 @@ def passwd(path: Path, user: str, *, from_stdin: bool, delete: bool) -> None:
         else:
             known[_user_name(user)] = users.PasswordHash.make(_password(from_stdin=from_stdin))
         users.write(path, known)
+
+
+@main.command("setup-rules", epilog=_RULES_EPILOG)
+@click.argument("path", metavar="FILE", type=_FILE)
+@click.option(
+    "--interface",
+    "interfaces",
+    multiple=True,
+    metavar="NAME",
+    help="Where clients come from; may be repeated. The default is all but lo.",
+)
+@click.option("--apply", "do_apply", is_flag=True, help="Make the rules; they replace older ones.")
+@click.option("--undo", is_flag=True, help="Take the rules back.")
+def setup_rules(path: Path, interfaces: tuple[str, ...], *, do_apply: bool, undo: bool) -> None:
+    """Print the rules that bring clients' packets to `redirect` and `tproxy` listeners.
+
+    They are one nftables table and, for tproxy, a routing rule and a route. With --apply they are
+    made, with --undo taken back; both need root.
+    """
+    with _one_line_errors():
+        if do_apply and undo:
+            raise click.UsageError("either --apply or --undo")
+        found = rules.set_up(config_file.load(path), interfaces)
+        if found is None:
+            _fail(f"{path} has no listener of the kinds redirect or tproxy", USAGE)
+        if do_apply or undo:
+            routing.undo(found)
+            if do_apply:
+                routing.apply(found)
+        else:
+            click.echo(found.ruleset, nl=False)
+            for command in found.commands:
+                click.echo(f"# ip {' '.join(command)}")
 
 
 def _user_name(user: str) -> str:

@@ -24,7 +24,7 @@ from fwproxy.flags import ConnectionFlags, SecondaryFlags, Verdict
 from fwproxy.ledger import FirewallAction
 from fwproxy.opening import Opening
 from fwproxy.protocol import ProtocolDefinition
-from fwproxy.sources import Source, source_towards_client
+from fwproxy.sources import ANY_SOURCE, Source, source_towards_client
 
 if TYPE_CHECKING:
     from fwproxy.session import Session
@@ -52,7 +52,7 @@ class Connection(ConnectionCalls):
         *,
         client_address: Endpoint,
         flags: ConnectionFlags = ConnectionFlags.NONE,
-        source: Endpoint | None = None,
+        source: Source = ANY_SOURCE,
         ip_filter: IpFilter | None = None,
         secondary_flags: SecondaryFlags = SecondaryFlags.NONE,
         session_filter: SessionFilter | None = None,

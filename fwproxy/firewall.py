@@ -22,6 +22,7 @@ from fwproxy.listeners.explicit import ExplicitListener
 from fwproxy.listeners.forward import ForwardListener
 from fwproxy.listeners.gateway import GatewayListener
 from fwproxy.listeners.redirect import RedirectListener
+from fwproxy.listeners.tproxy import TproxyListener
 from fwproxy.registry import find, settings_for
 from fwproxy.reservation import PortReservation
 from fwproxy.services import Service, Services
@@ -34,6 +35,7 @@ _LISTENERS: dict[ListenerKind, type[Listener]] = {
     ListenerKind.FORWARD: ForwardListener,
     ListenerKind.GATEWAY: GatewayListener,
     ListenerKind.REDIRECT: RedirectListener,
+    ListenerKind.TPROXY: TproxyListener,
     ListenerKind.SOCKS: ExplicitListener,
     ListenerKind.HTTP: ExplicitListener,
     ListenerKind.MIXED: ExplicitListener,

@@ -67,7 +67,8 @@ def _is_foreign(session: Session, proxy_address: Endpoint, clients: Sequence[End
         NetworkRulesDeniedError: the client's network is not routed to the server's.
     """
     host = proxy_address.host
-    if host not in {client.host for client in clients} or is_local(host):
+    own = {session.client_address.host, *(client.host for client in clients)}
+    if host not in own or is_local(host):
         return False
     server = session.server_host or host
     relation = session.engine.policy.relation(host, server)

@@ -68,6 +68,9 @@ ANY_PORT = EXPLICIT | {ListenerKind.REDIRECT, ListenerKind.TPROXY}
 _RELAYS = EXPLICIT | {ListenerKind.GATEWAY, ListenerKind.TPROXY}
 """The client chooses the server, and nothing but rules says which."""
 
+_DATAGRAMS = frozenset({ListenerKind.FORWARD, ListenerKind.TPROXY})
+"""Clients may come with datagrams; those of SOCKS ask for it first."""
+
 
 @attrs.frozen(slots=True)
 class ListenerConfig:
@@ -129,7 +132,10 @@ def _protocol_misfits(
     elif listener.protocol not in protocols:
         yield "protocol", no_such("protocol", listener.protocol, protocols)
     elif protocols[listener.protocol].transport is Transport.UDP:
-        yield "protocol", "UDP listeners are not supported yet"
+        if listener.kind not in _DATAGRAMS:
+            yield "protocol", f"a {listener.kind.value} listener cannot take datagrams"
+        elif listener.proxy_protocol != "off" or listener.send_proxy:
+            yield "protocol", "datagrams have no PROXY header"
 
 
 def _server_misfits(listener: ListenerConfig, *, has_rules: bool) -> Iterator[tuple[str, str]]:

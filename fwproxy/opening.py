@@ -27,6 +27,7 @@ from fwproxy.events import AcceptedConnection, ConnectTcp, Event
 from fwproxy.flags import Verdict
 from fwproxy.introduction import introduce
 from fwproxy.naming import host_by_name
+from fwproxy.sources import Source
 
 if TYPE_CHECKING:
     from fwproxy.connection import Connection
@@ -47,7 +48,7 @@ class Opening:
 
     Args:
         connection: whose ends are wanted.
-        source: the address to leave from towards the server (S36); None is any.
+        source: where to leave from towards the server (S36).
 
     Attributes:
         screen: which addresses of the server may be connected to at all; None is every one.
@@ -60,7 +61,7 @@ class Opening:
         "_connection", "_dial", "_source", "_waiter", "_work", "answer", "has_server", "screen",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, source: Endpoint | None) -> None:
+    def __init__(self, connection: Connection, source: Source) -> None:
         self._connection = connection
         self._source = source
         self.has_server = False
@@ -251,7 +252,8 @@ class Opening:
             else:
                 self.refuse(_unreachable(server, error))
 
-        self._dial_now(server, self._source, dialled)
+        source = self._source
+        self._dial_now(server, source.address, dialled, foreign=source.is_foreign)
 
     def dial_client(self) -> None:
         """Connect to the client, from the address that it knows the proxy by."""

@@ -60,7 +60,12 @@ async def redirect_connections(
         raise BadContextError("the session's client has no primary connection")
     here = Endpoint(internal)
     call.check_reserved(here, count)
-    sockets = call.allocate(here, count, session.engine.config.secondary.backlog)
+    sockets = call.allocate(
+        here,
+        count,
+        session.engine.config.secondary.backlog,
+        foreign=session.listener.is_transparent,
+    )
     lowest: int = sockets[0].getsockname()[1]
     actions: list[FirewallAction] = []
     try:
@@ -164,14 +169,14 @@ def _redirect_udp(call: SecondaryCall, sock: socket.socket, target: Endpoint) ->
     call = call.decided(UdpDestination, target)
     connection = call.connection(session.client_address)
     connection.server_address = target
-    peers = IpFilter.only(session.client_address.host)
+    peers, leaving = IpFilter.only(session.client_address.host), call.leaving
     address = Endpoint.from_sockaddr(sock.getsockname())
     relay = DatagramRelay(
         session.engine.poller,
         session.engine.deadlines,
         connection,
         sock,
-        open_far=lambda _: connected_udp(target, call.source),
+        open_far=lambda _: connected_udp(target, leaving.address, foreign=leaving.is_foreign),
         ends_of=lambda client: Ends(client, target),
         allowed=peers.is_included,
         admit=Destinations(connection).admit,

@@ -25,6 +25,7 @@ from fwproxy.ledger import FirewallAction
 from fwproxy.port_sockets import make_transparent
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.reservation import PortReservation
+from fwproxy.sources import Source
 
 if TYPE_CHECKING:
     from fwproxy.session import Session
@@ -77,6 +78,15 @@ class SecondaryCall:
         return SecondaryFlags.ALLOW_MULTIPLE not in self.flags
 
     @property
+    def leaving(self) -> Source:
+        """Where to leave from towards the server: as the call says, or as the primary does."""
+        usual = self.session.listener.source_of(self.session.client_address)
+        if self.source is None:
+            return usual
+        same = usual.address is not None and usual.address.host == self.source.host
+        return Source(self.source, is_foreign=same and usual.is_foreign)
+
+    @property
     def timeout(self) -> float | None:
         """Seconds that the TIMEOUT flag means here, or None without it."""
         wanted = SecondaryFlags.TIMEOUT in self.flags
@@ -122,7 +132,7 @@ class SecondaryCall:
             self.protocol,
             client_address=client,
             flags=flags,
-            source=self.source,
+            source=self.leaving,
             ip_filter=self.ip_filter,
             secondary_flags=self.flags,
             session_filter=self.session_filter,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fwproxy.address import Endpoint, HostName, IpFilter, Reach, reach_of
+from fwproxy.address import Endpoint, HostName, IpFilter, Reach, Transport, reach_of
 from fwproxy.address_check import client_address_problem
 from fwproxy.client_binds import ClientBinds
 from fwproxy.connection import Connection
@@ -158,10 +158,13 @@ class Session(SessionCalls):
     def is_at_rest(self, quiet: float) -> bool:
         """Tell whether nothing would be lost by ending it.
 
-        That can be known of a protocol with secondary connections: there are none and none is
-        permitted, and its primary connection has been quiet for *quiet* seconds.
+        That can be known of datagrams, and of a protocol with secondary connections: there are
+        none and none is permitted, and its primary connection has been quiet for *quiet* seconds.
         """
-        if not self.protocol.secondary or self.permissions or len(self.connections) > 1:
+        if not self.protocol.secondary and self.protocol.transport is Transport.TCP:
+            return False
+        own = None if self.primary is None else self.primary.permission
+        if self.permissions - {own} or len(self.connections) > 1:
             return False
         return self.engine.deadlines.now() - self.last_active >= quiet
 

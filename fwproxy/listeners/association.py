@@ -138,7 +138,7 @@ class Association:
         arrived = Arrived(found.destination, client, self._address, found.destination)
         self._sessions.take(arrived, found.data)
 
-    def _reply(self, data: bytes | memoryview, ends: Ends) -> None:
+    def _reply(self, data: bytes | memoryview, _: Arrived, ends: Ends) -> None:
         self.last_active = self._poller.now
         self.server_bytes += len(data)
         self._sock.sendto(socks_datagram.head(ends.server) + bytes(data), ends.client.sockaddr)

@@ -14,10 +14,13 @@ from fwproxy.engine import Engine
 from fwproxy.errors import CallError
 from fwproxy.flags import ConnectionFlags
 from fwproxy.listener_config import ListenerConfig
+from fwproxy.listeners.datagram_door import DatagramDoor
 from fwproxy.listeners.header import HeaderReading
+from fwproxy.port_sockets import make_transparent
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.services import Service, Services
 from fwproxy.session import Session
+from fwproxy.sources import ANY_SOURCE, Source
 
 if TYPE_CHECKING:
     from fwproxy.firewall import Sessions
@@ -38,9 +41,11 @@ class Listener:
         sessions: where its sessions are kept, with those of the other listeners.
         leads_to_ports: whether its clients ask it for every connection, also for those that they
             were told a port of the proxy for.
+        is_transparent: whether its clients' connections arrive at addresses of other hosts.
     """
 
     leads_to_ports = False
+    is_transparent = False
 
     def __init__(
         self,
@@ -56,6 +61,7 @@ class Listener:
         self.sessions = sessions
         self._trusted = IpFilter.only(*config.trusted)
         self._acceptor: Acceptor | None = None
+        self._door: DatagramDoor | None = None
 
     def start(self) -> None:
         """Listen.
@@ -63,21 +69,38 @@ class Listener:
         Raises:
             OSError: the address is in use or not ours.
         """
-        sock = socket.socket(self.config.bind.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        if Transport.TCP in self.transports:
+            self._start_accepting()
+        if Transport.UDP in self.transports:
+            self._door = DatagramDoor(self)
+            self.address = self._door.address
+        self.engine.log.info(
+            "listening", listener=self.config.name, kind=self.config.kind.value,
+            address=str(self.address), protocol=self.config.protocol,
+        )  # fmt: skip
+
+    @property
+    def transports(self) -> frozenset[Transport]:
+        """What clients may come by: what its protocol needs."""
+        return frozenset({self.services.usual.protocol.transport})
+
+    def _start_accepting(self) -> None:
+        engine, config = self.engine, self.config
+        sock = socket.socket(config.bind.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its sockets inherit both
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # no byte may get lost
-            if self.config.bind.version == 6:
+            if config.bind.version == 6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(self.config.bind.sockaddr)
-            sock.listen(self.config.backlog)
+            if self.is_transparent:
+                make_transparent(sock)
+            sock.bind(config.bind.sockaddr)
+            sock.listen(config.backlog)
         except OSError as error:
             sock.close()
-            where = f"listener {self.config.name!r} cannot listen on {self.config.bind}"
-            raise OSError(error.errno, f"{where}: {error.strerror}") from error
+            raise self.cannot_listen(error) from error
         self.address = Endpoint.from_sockaddr(sock.getsockname())
-        engine = self.engine
         self._acceptor = Acceptor(
             engine.poller,
             engine.deadlines,
@@ -86,16 +109,20 @@ class Listener:
             retry=engine.limits.accept_retry,
             on_exhausted=self._exhausted,
         )
-        engine.log.info(
-            "listening", listener=self.config.name, kind=self.config.kind.value,
-            address=str(self.address), protocol=self.config.protocol,
-        )  # fmt: skip
+
+    def cannot_listen(self, error: OSError) -> OSError:
+        """Return an error that names the listener."""
+        where = f"listener {self.config.name!r} cannot listen on {self.config.bind}"
+        return OSError(error.errno, f"{where}: {error.strerror}")
 
     def stop(self) -> None:
         """Accept no more; sessions go on."""
         if self._acceptor is not None:
             self._acceptor.close()
             self._acceptor = None
+        if self._door is not None:
+            self._door.close()
+            self._door = None
 
     def _exhausted(self, error: OSError) -> None:
         self.engine.log.warning(
@@ -154,8 +181,13 @@ class Listener:
         if self.is_full_for(sock, client):
             return None
         session = self.sessions.open(self, client, service)
+        source = self.source_of(client)
         connection = Connection(
-            session, protocol or session.protocol, client_address=client, flags=_TRANSLATED
+            session,
+            protocol or session.protocol,
+            client_address=client,
+            flags=ConnectionFlags.NONE if source.is_foreign else _TRANSLATED,
+            source=source,
         )
         connection.client_sock = sock
         session.primary = connection
@@ -176,6 +208,14 @@ class Listener:
             return False
         found.accept(sock, client)
         return True
+
+    def source_of(self, client: Endpoint) -> Source:  # noqa: ARG002 - of whatever client
+        """Return where to leave from towards a client's servers."""
+        return ANY_SOURCE
+
+    def datagram_destination(self, near: Endpoint) -> Destination | None:  # noqa: ARG002 - as below
+        """Return where a datagram goes that has come to *near*; None throws it away."""
+        return self.config.upstream
 
     def destination(self, sock: socket.socket) -> Endpoint | None:  # noqa: ARG002 - subclasses look
         """Return where a client wants to go, where that is its own choice and known at once."""

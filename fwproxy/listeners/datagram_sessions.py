@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -20,7 +20,7 @@ from fwproxy.flags import ConnectionFlags
 from fwproxy.secondary import connected_udp
 from fwproxy.services import Service
 from fwproxy.session import Session
-from fwproxy.sources import Source
+from fwproxy.sources import ANY_SOURCE, Source
 
 if TYPE_CHECKING:
     from fwproxy.listeners.base import Listener
@@ -40,12 +40,14 @@ class Arrived:
         client: who has sent it.
         near: the address that it has come to.
         destination: where it goes to.
+        peer: the kernel's address of the client, where the session has a socket towards it.
     """
 
     key: Hashable
     client: Endpoint
     near: Endpoint
     destination: Destination
+    peer: Any = None
 
 
 class DatagramSessions:
@@ -53,7 +55,8 @@ class DatagramSessions:
 
     Args:
         listener: whose sessions they are.
-        reply: sends a datagram to a client, given the two ends that it travels between.
+        reply: sends a datagram to the client of the one that has begun a session.
+        near_socket: makes a socket of its own for a session towards its client, instead.
         source_of: returns where to leave from towards the server, on behalf of a client.
         user: who has logged in.
         max_sessions: how many there may be, besides the limits for all.
@@ -63,15 +66,17 @@ class DatagramSessions:
     def __init__(
         self,
         listener: Listener,
-        reply: Callable[[bytes | memoryview, Ends], object],
+        reply: Callable[[bytes | memoryview, Arrived, Ends], object],
         *,
-        source_of: Callable[[Endpoint], Source] = lambda _: Source(None),
+        near_socket: Callable[[Arrived], socket.socket] | None = None,
+        source_of: Callable[[Endpoint], Source] = lambda _: ANY_SOURCE,
         user: str | None = None,
         max_sessions: int | None = None,
         advertises_server: bool = True,
     ) -> None:
         self._listener = listener
         self._reply = reply
+        self._near_socket = near_socket
         self._source_of = source_of
         self._user = user
         self._max_sessions = max_sessions
@@ -90,7 +95,7 @@ class DatagramSessions:
         found = self._open_ones.get(arrived.key)
         if found is not None and not found[0].is_closed:
             _, relay, ends = found
-            relay.take(None, data, ends)
+            relay.take(arrived.peer, data, ends)
             return
         waiting = self._resolving.get(arrived.key)
         if waiting is None:
@@ -145,13 +150,17 @@ class DatagramSessions:
             connection.close(f"not allowed ({decision.rule})")
             return
         ends = Ends(arrived.client, server)
-        relay = self._relay(connection, arrived, ends)
+        try:
+            relay = self._relay(connection, arrived, ends)
+        except OSError as error:
+            connection.close(f"{server} cannot be spoken for: {error.strerror}", failed=True)
+            return
         self._open_ones[arrived.key] = connection, relay, ends
         self._keys[session] = arrived.key
         session.share(self)
         connection.carry_datagrams(relay, listener.engine.limits.datagram_timeout)
         for data in datagrams:
-            relay.take(None, data, ends)
+            relay.take(arrived.peer, data, ends)
 
     def _connection(
         self, session: Session, service: Service, arrived: Arrived, server: Endpoint
@@ -182,12 +191,12 @@ class DatagramSessions:
             engine.poller,
             engine.deadlines,
             connection,
-            None,
+            None if self._near_socket is None else self._near_socket(arrived),
             near=arrived.near,
-            reply=lambda data, _: reply(data, ends),
+            reply=lambda data, _: reply(data, arrived, ends),
             open_far=open_far,
             ends_of=lambda _: ends,
-            allowed=lambda _: True,
+            allowed=lambda host: host == arrived.client.host,
             admit=Destinations(connection).admit,
             welcome=Welcome(connection),
             replies=True,

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -62,6 +62,8 @@ class Listener:
     kind: str = "forward"
     port: int = 0
     data_mode: str = "client"
+    protocol: str | None = "ftp"
+    keys: Mapping[str, str] = attrs.field(factory=dict)
 
     def toml(self) -> str:
         """The listener in the configuration file."""
@@ -70,8 +72,10 @@ class Listener:
             f'name = "{self.name}"',
             f'kind = "{self.kind}"',
             f'bind = "{bracketed(self.host, self.port)}"',
-            'protocol = "ftp"',
         ]
+        if self.protocol is not None:
+            lines.append(f'protocol = "{self.protocol}"')
+        lines += [f'{key} = "{value}"' for key, value in self.keys.items()]
         if self.upstream is not None:
             lines.append(f'upstream = "{bracketed(self.upstream.host, self.upstream.port)}"')
         lines += ["[listeners.filters.ftp]", f'data_mode = "{self.data_mode}"']
@@ -82,10 +86,12 @@ class Proxy:
     """A running `fwproxy run --config FILE`.
 
     Attributes:
+        configuration: its configuration file.
         listeners: where each one listens, by name.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, configuration: Path) -> None:
+        self.configuration = configuration
         self._process = process
         self._log = log
         self._read = 0
@@ -243,7 +249,7 @@ def running_proxy(
                 start_new_session=True,
             )
         try:
-            proxy = Proxy(process, log)
+            proxy = Proxy(process, log, configuration)
             proxy.await_start()
             yield proxy
         finally:
