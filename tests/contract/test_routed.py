@@ -1,6 +1,6 @@
 """S12 of the filter API: the address that is bound may be the client's own, in a routed network.
 
-That packets really come to it is shown in namespaces, by `tests/system/test_routed.py`.
+That packets really come to it is shown in namespaces, by `tests/system/test_routed_network.py`.
 """
 
 import contextlib

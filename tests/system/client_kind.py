@@ -38,13 +38,14 @@ class Client(ABC):
 
     Remote paths are relative to the directory that the login leads to. Every operation raises
     AssertionError, with the command and all its output, when the client fails or takes longer
-    than `timeout` seconds.
+    than `timeout` seconds. `home` holds files for its home directory, where its settings are.
     """
 
     mode: Mode = Mode.PASSIVE
     commands: Commands = Commands.DEFAULT
     namespace: str | None = None
     timeout: float = 30.0
+    home: Mapping[str, str] = attrs.field(factory=dict)
 
     name: ClassVar[str]
     package: ClassVar[str]
@@ -99,14 +100,18 @@ class Client(ABC):
     def run(self, *args: str | Path, standard_input: str = "", program: str | None = None) -> str:
         """The program's output, run where the client runs and untouched by a user's settings."""
         command = find_program(program or self.program) or self.program
-        with tempfile.TemporaryDirectory(prefix="fwproxy-home-") as home:
+        with tempfile.TemporaryDirectory(prefix="fwproxy-home-") as name:
+            home = Path(name)
+            for path, content in self.home.items():
+                home.joinpath(path).parent.mkdir(exist_ok=True)
+                home.joinpath(path).write_text(content)
             return run(
                 [command, *args],
                 namespace=self.namespace,
                 timeout=self.timeout,
                 standard_input=standard_input,
-                cwd=Path(home),
-                env=clean_environment(Path(home)),
+                cwd=home,
+                env=clean_environment(home),
             )
 
 

@@ -42,22 +42,31 @@ class Curl(Client):
             options += ["--ftp-port", "-"]
         if self.commands is Commands.CLASSIC:
             options += ["--disable-epsv" if self.passive else "--disable-eprt"]
-        return self.run(*options, "--user", f"{target.username}:{target.password}", *args)
+        if not self._needs_login_in_url(target):
+            options += ["--user", f"{target.username}:{target.password}"]
+        return self.run(*options, *args)
+
+    @staticmethod
+    def _needs_login_in_url(target: Target) -> bool:
+        return ":" in target.username  # --user would end the name there
+
+    def _url(self, target: Target, path: str) -> str:
+        return target.url(path, credentials=self._needs_login_in_url(target))
 
     def listing(self, target: Target, directory: str) -> list[str]:
-        return names_of_long_listing(self._curl(target, target.url(f"{directory}/")))
+        return names_of_long_listing(self._curl(target, self._url(target, f"{directory}/")))
 
     def fetch(self, target: Target, remote: str, local: Path) -> None:
-        self._curl(target, "-o", local, target.url(remote))
+        self._curl(target, "-o", local, self._url(target, remote))
 
     def resume(self, target: Target, remote: str, local: Path) -> None:
-        self._curl(target, "-C", "-", "-o", local, target.url(remote))
+        self._curl(target, "-C", "-", "-o", local, self._url(target, remote))
 
     def store(self, target: Target, local: Path, remote: str) -> None:
-        self._curl(target, "-T", local, target.url(remote))
+        self._curl(target, "-T", local, self._url(target, remote))
 
     def fetch_many(self, target: Target, directory: str, names: Sequence[str], local: Path) -> None:
-        pairs = [("-o", local / name, target.url(f"{directory}/{name}")) for name in names]
+        pairs = [("-o", local / name, self._url(target, f"{directory}/{name}")) for name in names]
         # Several sessions at once, as curl can be a second late to connect for data when it reuses
         # one: its poll misses the reply to EPSV that came quickly. In active mode it can hang so.
         parallel = ["--parallel", "--parallel-max", "5"] if self.passive else []
@@ -88,7 +97,8 @@ class Lftp(Client):
         }
         script = "".join(f"set {key} {value}; " for key, value in settings.items())
         login = f"open -u {target.username},{target.password} {target.url('')}; "
-        return self.run("--norc", "-c", script + login + command)
+        settings_of_others = [] if self.home else ["--norc"]
+        return self.run(*settings_of_others, "-c", script + login + command)
 
     def listing(self, target: Target, directory: str) -> list[str]:
         return names_of_long_listing(self._lftp(target, f"ls {directory}"))

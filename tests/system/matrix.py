@@ -166,6 +166,10 @@ class Samples:
         (root / "incoming").chmod(0o777)
         return cls(root, {name: digest(root / name) for name in sizes})
 
+    def content(self, name: str) -> bytes:
+        """What is in a file."""
+        return self.root.joinpath(name).read_bytes()
+
 
 def digest(path: Path) -> str:
     """The SHA-256 of a file."""
@@ -209,6 +213,19 @@ def exercise(
         exercise_storing(client, target, workspace)
     if Operation.FETCH_MANY in operations:
         exercise_fetching_many(client, target, workspace)
+
+
+def exercise_briefly(client: Client, target: Target, workspace: Workspace) -> int:
+    """List, fetch and, where it can, store 1 MiB; return how many data connections that takes."""
+    assert client.listing(target, "small") == sorted(SMALL_SIZES)
+    client.fetch(target, "mib.bin", workspace.local / "mib.bin")
+    workspace.compare("mib.bin", workspace.local / "mib.bin")
+    if Operation.STORE not in client.operations:
+        return 2
+    remote = f"incoming/{secrets.token_hex(8)}"
+    client.store(target, workspace.samples.root / "mib.bin", remote)
+    workspace.compare("mib.bin", workspace.samples.root / remote)
+    return 3
 
 
 def exercise_fetching(client: Client, target: Target, workspace: Workspace, largest: str) -> None:

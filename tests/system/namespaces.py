@@ -14,8 +14,10 @@ import functools
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +29,9 @@ from .terms import Family
 
 NAME_PREFIX = "fwproxy-test"
 NAMES = Path("/run/netns")
+ETC = Path(
+    "/etc/netns"
+)  # `ip netns exec` puts the files of a namespace in there over those of /etc
 LINK_TIMEOUT = 5.0
 
 
@@ -55,6 +60,16 @@ SETTINGS = {
     "net/ipv6/conf/all/forwarding": 0,
     "net/ipv6/conf/all/accept_ra": 0,
 }
+
+CONNECT = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), 1.0).close()
+except OSError as error:
+    print(type(error).__name__, error)
+else:
+    print("connected")
+"""
 
 
 @functools.cache
@@ -98,6 +113,11 @@ class Network:
     def proxy_address(self, facing: Side, family: Family = 4) -> str:
         """The proxy's address on the link to the client or to the server."""
         return f"{PREFIXES[facing][family]}{PROXY_NUMBER}"
+
+    @staticmethod
+    def server_name(family: Family) -> str:
+        """A name that the proxy, and nobody else, knows the server's address by."""
+        return f"server-ipv{family}.example.org"
 
     def run(
         self,
@@ -157,10 +177,16 @@ def network(stranger_link: Side | None = None) -> Iterator[Network]:
             _link(made, end)
         for side in made.sides:
             _await_links(made.namespace(side))
+        _write_name_files(made)
         yield made
     finally:
         for side in made.sides:
             _remove(made.namespace(side))
+
+
+def reach(net: Network, side: Side, address: str, port: int) -> str:
+    """What comes of connecting: "connected" or the error, in at most about a second."""
+    return net.run(side, [sys.executable, "-c", CONNECT, address, str(port)]).strip()
 
 
 def remove_leftovers() -> None:
@@ -196,6 +222,17 @@ def _link(made: Network, end: Side) -> None:
         _add_addresses(made.namespace(side), device, end, number)
 
 
+def _write_name_files(made: Network) -> None:
+    """Teach the proxy the names of the server. Other names do not resolve, at once."""
+    servers = [f"{made.address(Side.SERVER, f)} {made.server_name(f)}\n" for f in PREFIX_LENGTHS]
+    for side in made.sides:
+        directory = ETC / made.namespace(side)
+        directory.mkdir(parents=True)
+        directory.joinpath("resolv.conf").write_text("nameserver 127.0.0.1\n")
+        if side is Side.PROXY:
+            directory.joinpath("hosts").write_text("".join(servers))
+
+
 def _await_links(namespace: str) -> None:
     """Wait until all devices carry packets: the kernel tells them of a new link with some delay."""
     deadline = time.monotonic() + LINK_TIMEOUT
@@ -227,6 +264,7 @@ def _batch(namespace: str, commands: Sequence[str]) -> None:
 
 
 def _remove(name: str) -> None:
+    shutil.rmtree(ETC / name, ignore_errors=True)
     if not NAMES.joinpath(name).exists():
         return
     for word in run(["ip", "netns", "pids", name]).split():

@@ -29,7 +29,8 @@ def in_namespace(namespace: str | None, args: Sequence[str | Path]) -> list[str]
 def clean_environment(home: Path) -> dict[str, str]:
     """An environment in which no setting of the user changes what a client does."""
     kept = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-    return kept | {"HOME": str(home), "LC_ALL": "C", "TERM": "dumb", "PATH": SEARCH_PATH}
+    kept |= {"HOME": str(home), "LC_ALL": "C", "TERM": "dumb", "PATH": SEARCH_PATH}
+    return kept | {"NCFTPDIR": str(home / ".ncftp")}  # ncftp asks /etc/passwd for its home
 
 
 def run(

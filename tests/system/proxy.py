@@ -28,6 +28,7 @@ from .terms import Target
 
 PATIENCE = 10.0
 EXIT_PATIENCE = 5.0
+SPARE_PIPES = 16  # what it keeps for the next bulky streams
 LISTEN = "0A"  # a state in /proc/net/tcp
 # So that a session which does not end by itself is noticed as a stop that takes too long.
 STOP_TIMEOUT = 30.0
@@ -63,7 +64,8 @@ class Listener:
     port: int = 0
     data_mode: str = "client"
     protocol: str | None = "ftp"
-    keys: Mapping[str, str] = attrs.field(factory=dict)
+    keys: Mapping[str, str] = attrs.field(factory=dict)  # further ones of the listener
+    settings: Mapping[str, str] = attrs.field(factory=dict)  # further ones of the FTP filter
 
     def toml(self) -> str:
         """The listener in the configuration file."""
@@ -78,7 +80,9 @@ class Listener:
         lines += [f'{key} = "{value}"' for key, value in self.keys.items()]
         if self.upstream is not None:
             lines.append(f'upstream = "{bracketed(self.upstream.host, self.upstream.port)}"')
-        lines += ["[listeners.filters.ftp]", f'data_mode = "{self.data_mode}"']
+        if self.protocol in (None, "ftp"):
+            settings = {"data_mode": self.data_mode} | dict(self.settings)
+            lines += ["[listeners.filters.ftp]", *(f'{k} = "{v}"' for k, v in settings.items())]
         return "".join(f"{line}\n" for line in lines)
 
 
@@ -115,10 +119,11 @@ class Proxy:
             host, _, port = line["address"].rpartition(":")
             self.listeners[line["listener"]] = (host.strip("[]"), int(port))
 
-    def target(self, listener: str, server: FTPServer) -> Target:
+    def target(self, listener: str, server: FTPServer | Target) -> Target:
         """A listener as a client's target, with the credentials of the server behind it."""
         host, port = self.listeners[listener]
-        return attrs.evolve(server.target, host=host, port=port)
+        behind = server if isinstance(server, Target) else server.target
+        return attrs.evolve(behind, host=host, port=port)
 
     # The log.
 
@@ -168,8 +173,14 @@ class Proxy:
         return {port for state, port in self.sockets() if state == LISTEN}
 
     def descriptors(self) -> int:
-        """How many files it has open."""
-        return len(open_files(Path("/proc", str(self.pid))))
+        """How many files it has open, without the pipes, of which it keeps some."""
+        files = open_files(Path("/proc", str(self.pid)))
+        return sum(not file.startswith("pipe:") for file in files)
+
+    def pipe_ends(self) -> int:
+        """How many ends of pipes it has open."""
+        files = open_files(Path("/proc", str(self.pid)))
+        return sum(file.startswith("pipe:") for file in files)
 
     def cpu_seconds(self) -> float:
         """The time that it has spent computing."""
@@ -184,6 +195,15 @@ class Proxy:
     def await_rest(self) -> None:
         """Wait until all sessions are over and nothing of them is left."""
         wait_until(self.is_at_rest, "the proxy has closed everything")
+
+    @contextlib.contextmanager
+    def left_as_it_was(self) -> Iterator[None]:
+        """Make sure that what the block does leaves no socket and no file open."""
+        descriptors, pipe_ends = self.descriptors(), self.pipe_ends()
+        yield
+        self.await_rest()
+        wait_until(lambda: self.descriptors() == descriptors, "the proxy has closed its files")
+        assert self.pipe_ends() <= pipe_ends + 2 * SPARE_PIPES
 
     # The end.
 
@@ -226,15 +246,18 @@ def running_proxy(
     *,
     namespace: str | None = None,
     max_open_files: int | None = None,
+    limits: Mapping[str, float] | None = None,
 ) -> Iterator[Proxy]:
     """Run the proxy in a network namespace or not; `more` is added to its configuration."""
     with tempfile.TemporaryDirectory(prefix="fwproxy-proxy-") as name:
         directory = Path(name)
         configuration, log = directory / "proxy.toml", directory / "log"
-        limits = f"[limits]\nstop_timeout = {STOP_TIMEOUT}\n"
+        limited = {"stop_timeout": STOP_TIMEOUT, **(limits or {})}
+        limit_lines = "".join(f"{key} = {value}\n" for key, value in limited.items())
         logging = '[log]\nformat = "json"\nlevel = "debug"\n'
         configuration.write_text(
-            "".join(listener.toml() for listener in listeners) + limits + logging + more
+            "".join(listener.toml() for listener in listeners)
+            + f"[limits]\n{limit_lines}{logging}{more}"
         )
         command = [sys.executable, "-m", "fwproxy", "run", "--config", str(configuration)]
         if max_open_files is not None:

@@ -96,12 +96,17 @@ class ServerKind(ABC):
     @classmethod
     @contextlib.contextmanager
     def start(
-        cls, root: Path, host: str = "127.0.0.1", namespace: str | None = None
+        cls,
+        root: Path,
+        host: str = "127.0.0.1",
+        namespace: str | None = None,
+        port: int | None = None,
     ) -> Iterator[FTPServer]:
-        """Run the server on a free port of `host`, in a network namespace if one is named."""
+        """Run the server on a port of `host`, any if none is given, in a namespace if one is."""
         with contextlib.ExitStack() as stack:
             for attempt in range(1, START_TRIES + 1):
-                server = FTPServer(cls.name, host, free_port(host), *cls.credentials(), root)
+                chosen = free_port(host) if port is None else port
+                server = FTPServer(cls.name, host, chosen, *cls.credentials(), root)
                 try:
                     stack.enter_context(cls._running(server, namespace))
                     break

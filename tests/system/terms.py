@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import ipaddress
 from typing import Literal, TypeAlias
 from urllib.parse import quote
 
@@ -49,14 +48,9 @@ class Target:
     password: str
 
     @property
-    def family(self) -> Family:
-        """The IP version of `host`."""
-        return 6 if ipaddress.ip_address(self.host).version == 6 else 4
-
-    @property
     def bracketed_host(self) -> str:
         """`host` as it stands in a URL."""
-        return f"[{self.host}]" if self.family == 6 else self.host
+        return f"[{self.host}]" if ":" in self.host else self.host
 
     def url(self, path: str, *, credentials: bool = False) -> str:
         """The URL of `path`, relative to the directory that the login leads to."""

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 import attrs
 import pytest
 
-from .client_kind import Client
 from .conftest import RecordCombination, StartServer
 from .ftp_clients import Curl, Ftplib, Lftp
 from .ftp_servers import VSFTPD, ProFTPD, PureFTPd, PyFTPdLib
-from .matrix import SMALL_SIZES, Combination, Workspace, combinations
+from .matrix import Combination, Workspace, combinations, exercise_briefly
 from .proxy import Listener, Proxy, running_proxy
 from .recorder import Recorder, recording
 from .server_kind import ServerKind
-from .terms import LOOPBACK, Family, Mode, Target
+from .terms import LOOPBACK, Family, Mode
 
 DataMode: TypeAlias = Literal["active", "passive"]
 
@@ -69,17 +67,6 @@ def path(start_server: StartServer) -> Iterator[Path]:
         proxy.finish()
 
 
-def transfer(client: Client, target: Target, workspace: Workspace) -> int:
-    """List, fetch and store; return how many data connections that takes."""
-    assert client.listing(target, "small") == sorted(SMALL_SIZES)
-    client.fetch(target, "mib.bin", workspace.local / "mib.bin")
-    workspace.compare("mib.bin", workspace.local / "mib.bin")
-    remote = f"incoming/{secrets.token_hex(8)}"
-    client.store(target, workspace.samples.root / "mib.bin", remote)
-    workspace.compare("mib.bin", workspace.samples.root / remote)
-    return 3
-
-
 def cases() -> list[Combination]:
     """What there is to convert, with each client's own choice of commands."""
     return [
@@ -105,7 +92,7 @@ def test_the_server_gets_the_mode_of_the_listener(
     listener = listener_name(case.server.name, case.families, data_mode)
     target = path.proxy.target(listener, recorder.server)
     seen, start = len(recorder.commands), len(path.proxy.lines())
-    transfers = transfer(case.build_client(), target, workspace)
+    transfers = exercise_briefly(case.build_client(), target, workspace)
     path.proxy.await_rest()
 
     setups = [

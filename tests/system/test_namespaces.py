@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import pytest
@@ -12,32 +11,18 @@ from .conftest import SkipIfMissing
 from .ftp_clients import AioFTPClient, Curl, Ftplib
 from .ftp_servers import VSFTPD, PyFTPdLib
 from .matrix import Samples, Workspace, exercise_resuming
-from .namespaces import NAMES, Network, Side, network
+from .namespaces import NAMES, Network, Side, network, reach
 from .server_kind import ServerKind
 from .terms import Family, Mode
 
-CONNECT = """
-import socket, sys
-try:
-    socket.create_connection((sys.argv[1], int(sys.argv[2])), 1.0).close()
-except OSError as error:
-    print(type(error).__name__, error)
-else:
-    print("connected")
-"""
 UNREACHABLE = "Network is unreachable"
-
-
-def attempt(net: Network, side: Side, address: str, port: int) -> str:
-    """What comes of connecting, in at most about a second."""
-    return net.run(side, [sys.executable, "-c", CONNECT, address, str(port)]).strip()
 
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_client_and_server_have_no_route_to_each_other(net: Network, family: Family) -> None:
     started = time.monotonic()
     for here, there in ((Side.CLIENT, Side.SERVER), (Side.SERVER, Side.CLIENT)):
-        assert UNREACHABLE in attempt(net, here, net.address(there, family), 21)
+        assert UNREACHABLE in reach(net, here, net.address(there, family), 21)
     assert time.monotonic() - started < 2
 
 
@@ -50,8 +35,8 @@ def test_proxy_does_not_forward_what_is_routed_to_it(
         net.add_default_route(Side.SERVER)
         address = net.address(Side.SERVER, family)
         with PyFTPdLib.start(samples.root, address, net.namespace(Side.SERVER)) as server:
-            assert attempt(net, Side.PROXY, address, server.port) == "connected"
-            assert "timed out" in attempt(net, Side.CLIENT, address, server.port)
+            assert reach(net, Side.PROXY, address, server.port) == "connected"
+            assert "timed out" in reach(net, Side.CLIENT, address, server.port)
 
 
 @pytest.mark.parametrize("link", [Side.CLIENT, Side.SERVER])
@@ -59,11 +44,11 @@ def test_proxy_does_not_forward_what_is_routed_to_it(
 def test_stranger_is_on_one_link_only(link: Side, family: Family, needs_network: None) -> None:
     other = Side.SERVER if link is Side.CLIENT else Side.CLIENT
     with network(stranger_link=link) as net:
-        refused = attempt(net, Side.STRANGER, net.address(link, family), 21)
+        refused = reach(net, Side.STRANGER, net.address(link, family), 21)
         assert "refused" in refused
-        assert "refused" in attempt(net, Side.STRANGER, net.proxy_address(link, family), 21)
-        assert UNREACHABLE in attempt(net, Side.STRANGER, net.address(other, family), 21)
-        assert "refused" in attempt(net, Side.CLIENT, net.proxy_address(Side.CLIENT, family), 21)
+        assert "refused" in reach(net, Side.STRANGER, net.proxy_address(link, family), 21)
+        assert UNREACHABLE in reach(net, Side.STRANGER, net.address(other, family), 21)
+        assert "refused" in reach(net, Side.CLIENT, net.proxy_address(Side.CLIENT, family), 21)
 
 
 @pytest.mark.parametrize("family", [4, 6])

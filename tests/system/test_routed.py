@@ -1,147 +1,122 @@
-"""What needs a router: the client's own address bound by the proxy, and connections on their way.
-
-The proxy routes between client and server, which know each other's addresses and not the proxy's.
-A policy route brings the packets that are for the proxy's transparent sockets to them.
-"""
+"""Clients and servers that have no route to each other, and listeners of the kinds `forward` and
+`gateway` between them. Every combination is also tried without the proxy, which must fail."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
 
-from .namespaces import Network, Side, network
-from .processes import find_program
-from .terms import Family
+from . import readme
+from .client_kind import Client
+from .conftest import RecordCombination
+from .ftp_clients import Curl, Lftp, Ncftp
+from .ftp_servers import VSFTPD, PureFTPd
+from .matrix import ALL_FAMILIES, Combination, Samples, Workspace, exercise_briefly
+from .namespaces import PREFIX_LENGTHS, PREFIXES, Network, Side
+from .proxy import Listener, bracketed, running_proxy
+from .routes import FTP_PORT, Route, cases, check_no_other_way, running_servers
+from .server_kind import FTPServer, ServerKind
+from .terms import Target
 
-PROGRAM = Path(__file__).parent / "programs" / "pathfinder.py"
-CONTROL_PORT, SECONDARY_PORT = 2001, 6000
-LISTENERS = (2100, 2200)
-ANY: dict[Family, str] = {4: "0.0.0.0", 6: "::"}
-FAMILIES: tuple[Family, ...] = (4, 6)
-
-# `socket transparent` finds the proxy's sockets, so that no list of ports is needed here.
-RULES = f"""
-table inet routed {{
-    chain arrivals {{
-        type filter hook prerouting priority mangle;
-        socket transparent 1 meta mark set 1
-        ip daddr 192.0.2.0/24 iifname "server" th dport 40000-49999 meta mark set 1
-        ip6 daddr 2001:db8:1::/64 iifname "server" th dport 40000-49999 meta mark set 1
-    }}
-    chain clients {{
-        type nat hook prerouting priority dstnat;
-        meta mark 1 accept
-        iifname "client" tcp dport {CONTROL_PORT} redirect to :{LISTENERS[0]}
-        iifname "client" meta l4proto tcp redirect to :{LISTENERS[1]}
-    }}
-}}
-"""
+# The second server is not where a gateway looks, so that its port has to be named.
+PORTS: dict[type[ServerKind], int] = {VSFTPD: FTP_PORT, PureFTPd: 2100}
+GATEWAY_PORT = 2121
+GATEWAY_IN_README, CLIENTS_IN_README = "10.77.0.1", "10.77.0.0/24"
+SET_BY_FILE: set[type[Client]] = {Lftp, Ncftp}
 
 
-@attrs.frozen
-class Part:
-    """One running part of the protocol."""
-
-    process: subprocess.Popen[str]
-
-    def line(self) -> str:
-        """What it says next."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def story(self) -> dict[str, Any]:
-        """What it has seen."""
-        line = self.line()
-        assert line.startswith("{"), f"{line}\n{self.process.stdout.read()}"  # type: ignore[union-attr]
-        return dict(json.loads(line))
-
-
-@contextlib.contextmanager
-def playing(net: Network, side: Side, request: dict[str, Any]) -> Iterator[Part]:
-    command = [sys.executable, PROGRAM, str(side), json.dumps(request)]
-    with net.popen(side, command) as process:
-        part = Part(process)
-        if side is not Side.CLIENT:
-            assert (line := part.line()) == "started", f"{line}\n{process.stdout.read()}"  # type: ignore[union-attr]
-        yield part
+def forward_name(case: Combination) -> str:
+    return f"{case.server.name}-{case.families}"
 
 
 @pytest.fixture(scope="module")
-def routed(needs_network: None) -> Iterator[Network]:
-    if find_program("nft") is None:
-        pytest.skip("package missing: nftables")
-    with network() as net:
-        net.add_default_route(Side.CLIENT)
-        net.add_default_route(Side.SERVER)
-        net.run(Side.PROXY, ["nft", "-f", "-"], standard_input=RULES)
-        for family in FAMILIES:
-            ip = ["ip", f"-{family}"]
-            net.run(Side.PROXY, [*ip, "rule", "add", "fwmark", "1", "lookup", "100"])
-            route = "route add local default dev lo table 100"
-            net.run(Side.PROXY, [*ip, *route.split()])
-        yield net
+def route(net: Network, samples: Samples) -> Iterator[Route]:
+    """The network with all servers, and one proxy with a listener for each combination."""
+    with running_servers(net, samples, PORTS) as servers:
+        listeners = [
+            Listener(
+                f"{kind.name}-{client}-{family}", net.proxy_address(Side.CLIENT, client), server
+            )
+            for (kind, family), server in servers.items()
+            for client in PREFIX_LENGTHS
+        ]
+        plain = servers[VSFTPD, 4]
+        listeners += [
+            Listener("gateway-6", net.proxy_address(Side.CLIENT, 6), None, "gateway", GATEWAY_PORT),
+            Listener("plain", net.proxy_address(Side.CLIENT), plain, protocol="tcp"),
+        ]
+        with running_proxy(
+            listeners, gateway_configuration(net), namespace=net.namespace(Side.PROXY)
+        ) as proxy:
+            yield Route(net, servers, proxy)
+            proxy.finish()
 
 
-@contextlib.contextmanager
-def all_parts(
-    net: Network, family: Family, source: str, **client: Any
-) -> Iterator[tuple[Part, Part]]:
-    host = net.address(Side.SERVER, family)
-    proxy = {"any": ANY[family], "ports": LISTENERS, "source": source}
-    goal = {"host": host, "port": CONTROL_PORT}
-    own = net.address(Side.CLIENT, family)
-    with (
-        playing(net, Side.PROXY, proxy),
-        playing(net, Side.SERVER, goal) as server,
-        playing(net, Side.CLIENT, {**goal, "own": own, **client}) as there,
-    ):
-        yield there, server
+def gateway_configuration(net: Network) -> str:
+    """The README's, with its rules, for the clients of both IP versions."""
+    prefixes = [f"{PREFIXES[Side.CLIENT][4]}0/24", f"{PREFIXES[Side.CLIENT][6]}/64"]
+    plain = '[[rules]]\naction = "allow"\nprotocols = ["tcp"]\n'
+    return plain + readme.replaced(
+        readme.block("toml", 'kind = "gateway"'),
+        {
+            f"{GATEWAY_IN_README}:{GATEWAY_PORT}": f"{net.proxy_address(Side.CLIENT)}:2121",
+            f'"{CLIENTS_IN_README}"': ", ".join(f'"{prefix}"' for prefix in prefixes),
+        },
+    )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("transport", ["tcp", "udp"])
-@pytest.mark.parametrize("source", ["proxy", "peer"])
-def test_s12_the_server_comes_to_the_clients_own_address(
-    routed: Network, family: Family, transport: str, source: str
+@pytest.mark.parametrize("case", cases(ALL_FAMILIES), ids=str)
+def test_forward(
+    case: Combination, route: Route, workspace: Workspace, record_combination: RecordCombination
 ) -> None:
-    with all_parts(routed, family, source, verb="INBOUND", transport=transport) as (client, server):
-        seen = {
-            "proxy": routed.proxy_address(Side.CLIENT, family),
-            "peer": routed.address(Side.SERVER, family),
-        }
-        assert client.story() == {"peer": seen[source], "heard": "from the server"}
-        assert server.story() == {
-            "peer": routed.address(Side.CLIENT, family),
-            "heard": "from the client",
-        }
+    record_combination("routed, forward", case)
+    client, server = route.client(case), route.server(case)
+    check_no_other_way(client, server, workspace)
+    start = len(route.proxy.lines())
+    target = route.proxy.target(forward_name(case), server)
+    route.check_transfers(start, exercise_briefly(client, target, workspace))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_s41_the_clients_own_connection_goes_where_it_was_permitted_to(
-    routed: Network, family: Family
+@pytest.mark.parametrize("case", cases(ALL_FAMILIES), ids=str)
+def test_gateway_used_as_the_readme_says(
+    case: Combination, route: Route, workspace: Workspace, record_combination: RecordCombination
 ) -> None:
-    ports = {"verb": "OUTBOUND", "secondary": SECONDARY_PORT}
-    with all_parts(routed, family, "proxy", **ports) as (client, server):
-        host = routed.address(Side.SERVER, family)
-        assert client.story() == {"peer": host, "heard": "from the server"}
-        assert server.story() == {
-            "peer": routed.proxy_address(Side.SERVER, family),
-            "heard": "from the client",
-        }
+    record_combination("routed, gateway", case)
+    client, server = route.client(case), route.server(case)
+    check_no_other_way(client, server, workspace)
+    start = len(route.proxy.lines())
+    gateway = route.net.proxy_address(Side.CLIENT, case.client_family)
+    client, target = by_gateway(client, gateway, server)
+    route.check_transfers(start, exercise_briefly(client, target, workspace))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_s44_without_the_permission_there_is_no_way(routed: Network, family: Family) -> None:
-    host = routed.address(Side.SERVER, family)
-    proxy = {"any": ANY[family], "ports": LISTENERS, "source": "proxy"}
-    code = f"import socket; socket.create_connection(('{host}', {SECONDARY_PORT}), 5).recv(1)"
-    with playing(routed, Side.PROXY, proxy), pytest.raises(AssertionError, match=r"closed|reset"):
-        routed.run(Side.CLIENT, [sys.executable, "-c", f"{code} or exit('closed')"])
+def by_gateway(client: Client, gateway: str, server: FTPServer) -> tuple[Client, Target]:
+    """The client as it is set to use the gateway, and what to tell it to connect to.
+
+    Those with a setting for it do not put an IPv6 address into brackets: they are given names.
+    """
+    if type(client) in SET_BY_FILE:
+        files = readme.settings_files(client.name)
+        here = gateway if client.name == "ncftp" else bracketed(gateway, GATEWAY_PORT)
+        there = GATEWAY_IN_README + ("" if client.name == "ncftp" else f":{GATEWAY_PORT}")
+        home = {name: readme.replaced(text, {there: here}) for name, text in files.items()}
+        name = Network.server_name(6 if ":" in server.host else 4)
+        return attrs.evolve(client, home=home), attrs.evolve(server.target, host=name)
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    if server.port != FTP_PORT:
+        host += f":{server.port}"
+    user = f"{server.username}@{host}"
+    return client, Target(gateway, GATEWAY_PORT, user, server.password)
+
+
+def test_a_port_forward_that_knows_no_ftp_is_not_enough(route: Route, workspace: Workspace) -> None:
+    target = route.proxy.target("plain", route.servers[VSFTPD, 4])
+    client = Curl(namespace=route.net.namespace(Side.CLIENT))
+    start = len(route.proxy.lines())
+    with pytest.raises(AssertionError, match=r"curl: \(7\)"):
+        client.fetch(target, "one.bin", workspace.local / "one.bin")
+    route.proxy.await_rest()
+    (control,) = route.proxy.logged("connection closed", start)
+    assert control["server_bytes"] > 0, "not even the control connection worked"

@@ -1,0 +1,39 @@
+"""What README.md tells its readers to do, for the tests that do it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+TEXT = Path(__file__).resolve().parents[2].joinpath("README.md").read_text(encoding="utf-8")
+
+
+def block(language: str, phrase: str) -> str:
+    """The one fenced block in a language that holds a phrase."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    (found,) = [str(each) for each in blocks if phrase in each]
+    return found
+
+
+def commands(phrase: str) -> list[str]:
+    """The commands for root in the console block that holds a phrase."""
+    return re.findall(r"^# (.+)$", block("console", phrase), re.MULTILINE)
+
+
+def settings_files(client: str) -> dict[str, str]:
+    """What the table of gateway clients puts into which file below the home directory, by path."""
+    (setting,) = re.findall(rf"^\| {client} \| (.+) \|$", TEXT, re.MULTILINE)
+    settings, _, rest = setting.partition(" in `~/")
+    path = rest.partition("`")[0]
+    lines = re.findall(r"`([^`]+)`", settings)
+    assert path, f"README.md names no file for {client}"
+    return {path: "".join(f"{line}\n" for line in lines)}
+
+
+def replaced(text: str, words: Mapping[str, str]) -> str:
+    """The text with the words of the README's example replaced; each of them must be there."""
+    for old, new in words.items():
+        assert old in text, f"README.md no longer says {old!r}"
+        text = text.replace(old, new)
+    return text
