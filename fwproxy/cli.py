@@ -182,9 +182,9 @@ def check_file(path: Path) -> None:
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read the password, one line.")
 @click.option("--delete", is_flag=True, help="Remove the user.")
 def passwd(path: Path, user: str, *, from_stdin: bool, delete: bool) -> None:
-    """Set the password of a user who may log in at a listener with `users = "FILE"`.
+    """Set the password of a user who may log in.
 
-    The file is made if it is not there. It holds what scrypt makes of the passwords, never the
+    FILE is what `users` of a listener names; it is made if it is not there. It holds what scrypt makes of the passwords, never the
     passwords; a running proxy notices the change by itself.
     """
     with _one_line_errors():
@@ -209,9 +209,9 @@ def passwd(path: Path, user: str, *, from_stdin: bool, delete: bool) -> None:
 @click.option("--apply", "do_apply", is_flag=True, help="Make the rules; they replace older ones.")
 @click.option("--undo", is_flag=True, help="Take the rules back.")
 def setup_rules(path: Path, interfaces: tuple[str, ...], *, do_apply: bool, undo: bool) -> None:
-    """Print the rules that bring clients' packets to `redirect` and `tproxy` listeners.
+    """Print the nftables rules of transparent listeners.
 
-    They are one nftables table and, for tproxy, a routing rule and a route. With --apply they are
+    They bring clients' packets to `redirect` and `tproxy` listeners: one nftables table and, for tproxy, a routing rule and a route. With --apply they are
     made, with --undo taken back; both need root.
     """
     with _one_line_errors():
