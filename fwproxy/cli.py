@@ -184,8 +184,8 @@ def check_file(path: Path) -> None:
 def passwd(path: Path, user: str, *, from_stdin: bool, delete: bool) -> None:
     """Set the password of a user who may log in.
 
-    FILE is what `users` of a listener names; it is made if it is not there. It holds what scrypt makes of the passwords, never the
-    passwords; a running proxy notices the change by itself.
+    FILE is what `users` of a listener names; it is made if it is not there. It holds what scrypt
+    makes of the passwords, never the passwords; a running proxy notices the change by itself.
     """
     with _one_line_errors():
         known = users.read(path) if path.exists() else {}
@@ -211,8 +211,9 @@ def passwd(path: Path, user: str, *, from_stdin: bool, delete: bool) -> None:
 def setup_rules(path: Path, interfaces: tuple[str, ...], *, do_apply: bool, undo: bool) -> None:
     """Print the nftables rules of transparent listeners.
 
-    They bring clients' packets to `redirect` and `tproxy` listeners: one nftables table and, for tproxy, a routing rule and a route. With --apply they are
-    made, with --undo taken back; both need root.
+    They bring clients' packets to `redirect` and `tproxy` listeners: one nftables table and, for
+    tproxy, a routing rule and a route. With --apply they are made, with --undo taken back; both
+    need root.
     """
     with _one_line_errors():
         if do_apply and undo:

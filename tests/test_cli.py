@@ -32,7 +32,9 @@ def test_version() -> None:
     assert invoke("--version").output == f"fwproxy {__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["check"], ["filters"], ["demo"], ["passwd"], ["setup-rules"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["check"], ["filters"], ["demo"], ["passwd"], ["setup-rules"]]
+)
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help(command: list[str], option: str) -> None:
     result = invoke(*command, option)
