@@ -22,9 +22,9 @@ from .ftp_clients import Curl, Lftp, Tnftp, Wget
 from .ftp_servers import VSFTPD
 from .matrix import Samples, Workspace, exercise_briefly
 from .namespaces import Network, Side, network
-from .processes import find_program, stop
+from .processes import find_program
 from .proxy import Listener, Proxy, running_proxy
-from .terms import BOTH_FAMILIES, Family, Mode, Target
+from .terms import Family, Mode, Target
 from .ways import CONNECTORS, FETCHING, LIBRARIES, Door, Speech, Way
 
 PROGRAMS = Path(__file__).parent / "programs"

@@ -12,8 +12,6 @@ import socket
 import sys
 from urllib.parse import urlsplit
 
-import aiohttp
-import aiohttp_socks
 import python_socks.async_.asyncio
 import socks
 
@@ -48,6 +46,9 @@ async def python_socks_(url: str, host: str, port: int) -> str:
 
 
 async def aiohttp_socks_(url: str, host: str, port: int) -> str:
+    import aiohttp  # noqa: PLC0415 - slow, and only this way needs it
+    import aiohttp_socks  # noqa: PLC0415
+
     connector = aiohttp_socks.ProxyConnector.from_url(url, rdns=True)
     bracketed = f"[{host}]" if ":" in host else host
     async with (
