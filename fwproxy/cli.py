@@ -193,7 +193,8 @@ def passwd(path: Path, user: str, *, from_stdin: bool, delete: bool) -> None:
             if known.pop(user, None) is None:
                 _fail(f"{path} has no user {user!r}", FAILURE)
         else:
-            known[_user_name(user)] = users.PasswordHash.make(_password(from_stdin=from_stdin))
+            name = _user_name(user)  # before anybody types a password for it
+            known[name] = users.PasswordHash.make(_password(from_stdin=from_stdin))
         users.write(path, known)
 
 

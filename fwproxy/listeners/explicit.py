@@ -43,8 +43,11 @@ class ExplicitListener(Listener):
         self._logins: Logins | None = None
         if config.users is not None:
             log = engine.log.bind(listener=config.name)
-            now, places = engine.deadlines.now, engine.password_checks
-            self._logins = Logins(Path(config.users), engine.limits, now, places, log)
+            path, places = Path(config.users), engine.password_checks
+            self._logins = Logins(path, engine.limits, self._now, places, log)
+
+    def _now(self) -> float:
+        return self.engine.deadlines.now()
 
     def arrived(self, sock: socket.socket, client: Endpoint) -> None:
         """Begin the handshake."""
