@@ -88,3 +88,14 @@ async def read_reply(peer: Peer) -> tuple[int, Endpoint]:
     port = struct.unpack("!H", address[size:])[0]
     text = ".".join(map(str, host)) if size == 4 else host.hex(":", 2)
     return head[1], Endpoint(text, port)
+
+
+async def is_turned_away(
+    world: World, address: Endpoint | None = None, source: str | None = None
+) -> bool:
+    """Connect, and see whether a reset comes, be it at once."""
+    try:
+        client = await world.connect(address, source)
+    except ConnectionError:
+        return True
+    return await client.is_cut_off()

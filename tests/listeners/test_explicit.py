@@ -8,7 +8,18 @@ import random
 import re
 
 import pytest
-from doors import HELLO, NOWHERE, WELCOME, http, named, open_door, read_reply, socks4, socks5
+from doors import (
+    HELLO,
+    NOWHERE,
+    WELCOME,
+    http,
+    is_turned_away,
+    named,
+    open_door,
+    read_reply,
+    socks4,
+    socks5,
+)
 from rig import HOST, OTHER_HOST, Mute, Peer, World, eventually, leftovers, unused_endpoint
 
 from fwproxy import Endpoint, ListenerKind
@@ -45,15 +56,6 @@ async def rest_of(peer: Peer) -> bytes:
         while piece := await peer.receive():
             data += piece
     return data
-
-
-async def is_turned_away(world: World, source: str | None = None) -> bool:
-    """Connect, and see whether a reset comes, be it at once."""
-    try:
-        client = await world.connect(source=source)
-    except ConnectionError:
-        return True
-    return await client.is_cut_off()
 
 
 @pytest.mark.parametrize("speech", SAYING)
@@ -223,7 +225,7 @@ async def test_those_who_say_nothing_count_as_clients():
         assert await is_turned_away(world), "one too many of this address"
         await world.connect(source=OTHER_HOST)
         await eventually(lambda: len(world.firewall._sessions.arrivals) == 4)
-        assert await is_turned_away(world, "127.0.0.3"), "one too many at all"
+        assert await is_turned_away(world, source="127.0.0.3"), "one too many at all"
         quiet[0].close()
         await eventually(lambda: len(world.firewall._sessions.arrivals) == 3)
         client = await world.connect()
