@@ -224,10 +224,14 @@ class ScriptedClient(Control):
         """A port for the data connection of an active transfer."""
         return listen(self.address, self.namespace)
 
-    def fetch(self, name: str, verb: str = "EPSV") -> bytes:
+    def fetch(self, name: str) -> bytes:
         """Fetch a file in passive mode."""
-        with self.open_data(verb) as data:
-            assert self.code(f"RETR {name}") in {125, 150}
+        return self.fetch_bytes(f"RETR {name}".encode())
+
+    def fetch_bytes(self, command: bytes) -> bytes:
+        """What the server sends for a command, in passive mode."""
+        with self.open_data() as data:
+            assert self.code(command) in {125, 150}
             content = read_all(data)
         assert self.code() == 226
         return content

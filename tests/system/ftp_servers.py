@@ -66,6 +66,7 @@ class VSFTPD(ServerKind):
             "pasv_enable": "YES",
             "port_enable": "YES",
             "connect_from_port_20": "NO",
+            "async_abor_enable": "YES",  # which it does for a Telnet Synch only
             "delay_failed_login": 0,
             "delay_successful_login": 0,
             "xferlog_enable": "NO",

@@ -90,10 +90,12 @@ class DataChannel:
         self._settled.set()
 
     def ended(self, failure: str | None) -> None:
-        """Note the end."""
+        """Note the end: nobody else may come."""
         self.has_ended = True
         self.failure = failure
         self._settled.set()
+        for action in self.actions:
+            action.cancel(failure or "ended")
 
     async def settle(self, patience: float) -> None:
         """Wait until the connection is made or has failed; withdraw it after *patience* seconds."""
@@ -105,14 +107,10 @@ class DataChannel:
 
     def withdraw(self) -> None:
         """Take back whatever has not been used."""
-        unused = not self.is_established and not self.has_ended
-        if unused:
+        if not self.is_established and not self.has_ended:
             self.ended("withdrawn")
-        for action in self.actions:
-            action.cancel("withdrawn")
-        self.actions.clear()
-        if unused and self.connection is not None:
-            self.connection.kill()
+            if self.connection is not None:
+                self.connection.kill()
 
 
 @attrs.frozen(slots=True, eq=False)

@@ -101,9 +101,13 @@ class ControlFilter(DataFilter):
     def renew(self, channel: DataChannel | None) -> None:
         """Put another data channel in place; what no command uses of the last one is withdrawn."""
         old, self.channel = self.channel, channel
-        if old is not None and old is not channel and not self.pending.uses(old):
-            old.withdraw()
+        self.release(old)
         if channel is not None and self.is_closing:
+            channel.withdraw()
+
+    def release(self, channel: DataChannel | None) -> None:
+        """Withdraw a data connection unless a command uses it or may still come to do so."""
+        if channel is not None and channel is not self.channel and not self.pending.uses(channel):
             channel.withdraw()
 
     def channel_ended(self, channel: DataChannel) -> None:

@@ -114,6 +114,11 @@ class PendingQueue:
         return any(pending.is_exclusive for pending in self._queue)
 
     @property
+    def abort(self) -> Pending | None:
+        """The oldest ABOR, or None."""
+        return next((pending for pending in self._commands if pending.verb == "ABOR"), None)
+
+    @property
     def is_settled(self) -> bool:
         """Whether nothing that is certain to come must come before a reply of our own."""
         return not any(pending.is_open and not pending.may_be_silent for pending in self._queue)
@@ -183,9 +188,8 @@ class PendingQueue:
         if pending.is_transfer and pending.is_under_way:
             if code >= 300:
                 pending.withdraw()
-            abort = next((other for other in self._commands if other.verb == "ABOR"), None)
-            if abort is not None:
-                abort.may_be_silent = True
+            if self.abort is not None:
+                self.abort.may_be_silent = True
 
     def take_replies(self, *, past_silent: bool = False) -> bytes:
         """Take out our own replies whose turn has come."""

@@ -109,6 +109,7 @@ class ServerSide:
             pending.is_under_way = True
         elif pending is not None:
             control.pending.finish(pending, line.code)
+            control.release(pending.channel)
             if pending.verb == "AUTH":
                 control.auth_answered(is_accepted=line.code in _ACCEPTS_SECURITY)
         control.tell(control.pending.take_replies())
@@ -148,9 +149,13 @@ class ServerSide:
         self._say_how_it_ended(pending, line)
 
     def _say_how_it_ended(self, pending: Pending, line: ReplyLine) -> None:
-        """Pass on the server's success, unless the client's side of the transfer failed."""
+        """Pass on the server's success, unless the client's side of the transfer failed.
+
+        A client that has sent ABOR knows, and what looks like success may be the answer to that.
+        """
         channel = pending.channel
-        if channel is None or channel.failure is None:
+        aborted = self._control.pending.abort is not None
+        if channel is None or channel.failure is None or aborted:
             self._control.to_client.send(line.raw)
         else:
             pending.is_answered = True

@@ -374,6 +374,19 @@ def test_a_broken_data_connection_is_no_success(reply_, heard):
         assert script.is_in_step
 
 
+@pytest.mark.parametrize("replies", [b"226 Abort ok\r\n426 Broken\r\n", b"225 Aborted\r\n"])
+def test_whoever_aborts_hears_what_the_server_says(replies):
+    """ProFTPD may answer the ABOR of an upload before the upload."""
+    with transferring() as script:
+        script.client(b"ABOR\r\n")
+        script.session.data[-1].close("reset by the server", failed=True)
+        script.server(replies)
+        assert script.heard() == replies
+        script.client(b"NOOP\r\n").server(b"200 Ok\r\n")
+        assert script.heard() == b"200 Ok\r\n"
+        assert script.is_in_step
+
+
 def test_a_data_connection_that_breaks_between_the_lines_of_its_success():
     with transferring() as script:
         script.server(b"226-So many\r\n")
@@ -434,3 +447,29 @@ def test_a_used_data_connection_does_not_spoil_the_next_transfer():
         script.server(b"426 Broken\r\n")
         assert script.heard() == b"426 Broken\r\n"
         assert script.ask(b"RETR f", b"150 a\r\n226 b\r\n") == b"150 a\r\n226 b\r\n"
+
+
+@pytest.mark.parametrize("replies", [b"425 No\r\n", b"150 a\r\n226 b\r\n", b"150 a\r\n426 b\r\n"])
+def test_what_a_transfer_has_not_used_is_withdrawn_if_the_next_has_its_own(replies):
+    with logged_in() as script:
+        script.client(PASSIVE[0]).server(PASSIVE[1])
+        (first,) = script.session.actions
+        script.client(b"RETR f\r\n" + PASSIVE[0])
+        assert first.is_active
+        script.server(replies)
+        assert not first.is_active
+        script.server(PASSIVE[1])
+        assert script.session.actions[-1].is_active
+
+
+def test_a_client_cannot_come_any_more_when_its_server_is_gone():
+    with Script(data_mode="active") as script:
+        script.ask(b"PASV", b"200 Ok\r\n")
+        (action,), (data,) = script.session.actions, script.session.data
+        data.server_comes()
+        assert action.is_active
+        data.close("reset by the server", failed=True)
+        assert not action.is_active
+        script.heard(), script.got()
+        script.client(b"RETR f\r\n")
+        assert script.heard() == b"425 Cannot open a data connection\r\n"
