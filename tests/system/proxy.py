@@ -64,7 +64,7 @@ class Listener:
     port: int = 0
     data_mode: str = "client"
     protocol: str | None = "ftp"
-    keys: Mapping[str, str] = attrs.field(factory=dict)  # further ones of the listener
+    keys: Mapping[str, object] = attrs.field(factory=dict)  # further ones of the listener
     settings: Mapping[str, str] = attrs.field(factory=dict)  # further ones of the FTP filter
 
     def toml(self) -> str:
@@ -77,7 +77,7 @@ class Listener:
         ]
         if self.protocol is not None:
             lines.append(f'protocol = "{self.protocol}"')
-        lines += [f'{key} = "{value}"' for key, value in self.keys.items()]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in self.keys.items()]
         if self.upstream is not None:
             lines.append(f'upstream = "{bracketed(self.upstream.host, self.upstream.port)}"')
         if self.protocol in (None, "ftp"):

@@ -116,11 +116,11 @@ FETCHING = [
 """They fetch a file by HTTP, and print it."""
 
 CONNECTORS = [
-    Way("nc", Speech.SOCKS4, "-N -X 4 -x {address} {server} {server_port}", families=IPV4,
+    Way("nc.openbsd", Speech.SOCKS4, "-N -X 4 -x {address} {server} {server_port}", families=IPV4,
         by_name=False, package="netcat-openbsd"),
-    Way("nc", Speech.SOCKS5, "-N -X 5 -x {address} {server} {server_port}",
+    Way("nc.openbsd", Speech.SOCKS5, "-N -X 5 -x {address} {server} {server_port}",
         package="netcat-openbsd"),
-    Way("nc", Speech.HTTP, "-N -X connect -x {address} {server} {server_port}",
+    Way("nc.openbsd", Speech.HTTP, "-N -X connect -x {address} {server} {server_port}",
         package="netcat-openbsd"),
     Way("ncat", Speech.SOCKS4, "--proxy-type socks4 --proxy {address} {server} {server_port}",
         families=IPV4, by_name=False),
