@@ -80,8 +80,8 @@ def test_ftp_behind_haproxy(
         )  # fmt: skip
         words = {"host": here, "port": BALANCER_PORT, "proxy": f"{here}:{LISTENER_PORT}"}
         with (
-            running_proxy([listener], namespace=net.namespace(Side.PROXY)) as proxy,
             haproxy(net, Side.PROXY, tmp_path, BEFORE, version=version, **words),
+            running_proxy([listener], namespace=net.namespace(Side.PROXY)) as proxy,
         ):
             client = Curl(mode=mode, namespace=net.namespace(Side.CLIENT))
             target = Target(here, BALANCER_PORT, *VSFTPD.credentials())

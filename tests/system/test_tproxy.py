@@ -99,10 +99,16 @@ def test_the_server_sees_whom_it_is_meant_to(
             assert closed[0]["protocol"] == "tcp"
 
 
-@pytest.mark.parametrize("source", ["proxy", "client"])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("mode", list(Mode))
-@pytest.mark.parametrize("client_kind", [Curl, Lftp])
+@pytest.mark.parametrize(
+    ("client_kind", "mode", "family", "source"),
+    [
+        (Curl, Mode.ACTIVE, 4, "client"),
+        (Curl, Mode.PASSIVE, 6, "client"),
+        (Lftp, Mode.ACTIVE, 4, "proxy"),
+        (Lftp, Mode.PASSIVE, 4, "client"),
+        (Curl, Mode.ACTIVE, 6, "proxy"),
+    ],
+)
 def test_ftp_is_found_by_its_port_and_filtered(
     routed: Network,
     workspace: Workspace,

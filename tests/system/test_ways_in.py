@@ -272,7 +272,13 @@ def test_ftp_by_socksify(
 ) -> None:
     """In active mode Dante's library asks for the data port by BIND."""
     client = client_kind(mode=mode, namespace=place.net.namespace(Side.CLIENT), wrapper=socksify)
+    start = len(place.proxy.lines())
     exercise_ftp(place, client, workspace, "socks", ftp_server)
+    if mode is Mode.ACTIVE:
+        bound = place.proxy.logged("client address", start)
+        here = place.net.proxy_address(Side.SERVER)
+        assert bound, "no address in any PORT or EPRT"
+        assert {line["client"].rpartition(":")[0] for line in bound} == {here}
 
 
 # UDP ASSOCIATE.
