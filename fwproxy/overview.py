@@ -67,7 +67,19 @@ def _listener(listener: ListenerConfig) -> str:
     kind = listener.kind.value
     advertised = f", as {listener.advertise}" if listener.advertise else ""
     protocol = listener.protocol or "the protocol by port"
-    return f"{listener.name}: {kind}, {protocol}, on {listener.bind}{advertised}{target}"
+    way = f"{kind}, {protocol}, on {listener.bind}{advertised}{target}"
+    return "; ".join([f"{listener.name}: {way}", *_arrangements(listener)])
+
+
+def _arrangements(listener: ListenerConfig) -> Iterator[str]:
+    if listener.users is not None:
+        yield f"users of {listener.users}"
+    if listener.source == "client":
+        yield "servers see the client's address"
+    if listener.proxy_protocol != "off":
+        yield f"PROXY headers of {_list(listener.trusted)}: {listener.proxy_protocol}"
+    if listener.send_proxy:
+        yield f"sends PROXY headers of version {listener.send_proxy}"
 
 
 def _protocol(protocol: ProtocolDefinition) -> str:
@@ -117,12 +129,12 @@ def _differences(section: Any, *, everything: bool = False) -> Iterator[str]:
 
 
 def _without_effect(config: Config) -> Iterator[str]:
-    """Name the keys that are there for later."""
+    """Name the keys that nothing makes use of."""
     rules = [rule.name or str(n) for n, rule in enumerate(config.rules, 1) if rule.users]
-    if rules:
+    if rules and not any(listener.users for listener in config.listeners):
         yield (
-            f"[[rules]] {', '.join(rules)} (no listener authenticates, so that rules with users "
-            "never match)"
+            f"[[rules]] {', '.join(rules)} (no listener has users, so that rules with users never "
+            "match)"
         )
 
 
