@@ -113,8 +113,13 @@ class Limits:
         failed_login_memory: what an address has to wait for the last of them to be forgotten.
         login_memory: how long a right password need not be checked again.
         max_password_checks: passwords being checked at a time; each takes 32 MiB.
+        connect_attempt_delay: how long an address of a server has to answer until the next one, if
+            it has several, is tried as well.
         accept_retry: the pause after accept failed for want of descriptors or memory.
         max_resolutions: host names being resolved at a time.
+        name_memory: how long the addresses of a name hold; the system does not tell how long they
+            may.
+        max_names: names whose addresses are remembered.
         max_resolutions_per_session: the same for one session.
         max_shared_redirections: shared redirections of the whole proxy.
         max_reserved_ports: ports that filters may reserve for later.
@@ -143,8 +148,11 @@ class Limits:
     failed_login_memory: float = attrs.field(default=60.0, validator=positive)
     login_memory: float = attrs.field(default=60.0, validator=not_negative)
     max_password_checks: int = attrs.field(default=4, validator=positive)
+    connect_attempt_delay: float = attrs.field(default=0.25, validator=positive)
     accept_retry: float = attrs.field(default=0.1, validator=positive)
     max_resolutions: int = attrs.field(default=64, validator=positive)
+    name_memory: float = attrs.field(default=5.0, validator=not_negative)
+    max_names: int = attrs.field(default=4096, validator=positive)
     max_resolutions_per_session: int = attrs.field(default=8, validator=positive)
     max_shared_redirections: int = attrs.field(default=256, validator=positive)
     max_reserved_ports: int = attrs.field(default=256, validator=positive)

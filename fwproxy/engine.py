@@ -63,7 +63,12 @@ class Engine:
             deadlines=deadlines,
             pipes=PipePool(config.datapath.max_pipes, config.datapath.pipe_size),
             ports=PortPool(config.secondary.ports, config.limits.max_reserved_ports),
-            resolver=Resolver(config.limits.max_resolutions),
+            resolver=Resolver(
+                config.limits.max_resolutions,
+                lambda: deadlines.now(),  # noqa: PLW0108 - tests replace it
+                memory=config.limits.name_memory,
+                max_names=config.limits.max_names,
+            ),
             protocols={protocol.name: protocol for protocol in config.protocols},
             limits=config.limits,
             shared=SharedPorts(config.shared, config.limits.max_shared_redirections),

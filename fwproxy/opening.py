@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fwproxy.address import Destination, Endpoint, HostName
 from fwproxy.datapath.dial import Dial
+from fwproxy.datapath.race import Race, alternating
 from fwproxy.dispatch import dispatch
 from fwproxy.errors import (
     CallError,
@@ -65,7 +66,7 @@ class Opening:
         self._connection = connection
         self._source = source
         self.has_server = False
-        self._dial: Dial | None = None
+        self._dial: Dial | Race | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._work: asyncio.Task[None] | None = None
         self.screen: Callable[[Endpoint], bool] | None = None
@@ -235,25 +236,45 @@ class Opening:
 
     def _dial_server(self, servers: list[Endpoint]) -> None:
         """Connect to the first of the servers that answers."""
-        connection = self._connection
-        server, *others = servers
-        connection.server_address = server
+        connection, source = self._connection, self._source
+        connection.server_address = servers[0]
+        if len(servers) > 1:
+            self._race(servers)
+            return
 
         def dialled(sock: socket.socket | None, error: OSError | None) -> None:
-            self._dial = None
-            if sock is not None:
-                connection.server_sock = sock
-                self.has_server = True
-                if connection.session.listener.config.send_proxy:
-                    introduce(connection, sock)
-                self._advance()
-            elif others:
-                self._dial_server(others)
-            else:
-                self.refuse(_unreachable(server, error))
+            self._reached(servers[0], sock, error)
 
-        source = self._source
-        self._dial_now(server, source.address, dialled, foreign=source.is_foreign)
+        self._dial_now(servers[0], source.address, dialled, foreign=source.is_foreign)
+
+    def _race(self, servers: list[Endpoint]) -> None:
+        """Let no address that is silent keep the client from those that answer."""
+        engine, source = self._connection.session.engine, self._source
+        race = Race(
+            engine.poller,
+            engine.deadlines,
+            alternating(servers),
+            source.address,
+            self._reached,
+            delay=engine.limits.connect_attempt_delay,
+            foreign=source.is_foreign,
+        )
+        if not race.is_done:
+            self._dial = race
+
+    def _reached(self, server: Endpoint, sock: socket.socket | None, error: OSError | None) -> None:
+        """Go on with the server that has answered, or say that none has."""
+        self._dial = None
+        if sock is None:
+            self.refuse(_unreachable(server, error))
+            return
+        connection = self._connection
+        connection.server_address = server
+        connection.server_sock = sock
+        self.has_server = True
+        if connection.session.listener.config.send_proxy:
+            introduce(connection, sock)
+        self._advance()
 
     def dial_client(self) -> None:
         """Connect to the client, from the address that it knows the proxy by."""

@@ -178,11 +178,12 @@ def test_a_port_range_has_both_its_ends():
 
 POSITIVE = [
     *((Limits, field.name) for field in attrs.fields(Limits)
-      if field.name not in {"drain_timeout", "stop_timeout", "login_memory"}),
+      if field.name not in {"drain_timeout", "stop_timeout", "login_memory", "name_memory"}),
     (SecondaryConfig, "timeout"), (SecondaryConfig, "backlog"), (DatapathConfig, "pipe_size"),
 ]  # fmt: skip
 NOT_NEGATIVE = [
     (Limits, "drain_timeout"), (Limits, "stop_timeout"), (Limits, "login_memory"),
+    (Limits, "name_memory"),
     (DatapathConfig, "max_pipes"), (DatapathConfig, "bulk_threshold"),
 ]  # fmt: skip
 

@@ -273,3 +273,22 @@ async def test_a_client_on_ipv6_may_ask_for_a_server_on_ipv4():
         assert await client.read(2) == WELCOME
         code, address = await read_reply(client)
         assert (code, address.host) == (0, HOST)
+
+
+async def test_a_silent_address_of_a_name_keeps_nobody_from_the_others(monkeypatch):
+    async with open_door(MIXED) as world:
+        mute = world.add(Mute())
+
+        async def resolve(_):
+            return [mute.address, world.upstream.address]
+
+        monkeypatch.setattr(world.engine.resolver, "resolve", resolve)
+        client = await world.connect()
+        await client.send(HELLO + b"\5\1\0" + named("two.example", 80))
+        await eventually(lambda: len(world.engine.deadlines) > 1)
+        world.advance(world.engine.limits.connect_attempt_delay * 3)
+        server = await world.accept()
+        assert await client.read(2) == WELCOME
+        assert await read_reply(client) == (0, server.remote)
+        (session,) = world.sessions
+        assert session.primary.server_address == world.upstream.address
