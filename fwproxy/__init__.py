@@ -2,35 +2,38 @@
 
 The rooms, each importing only rows above it (`tests/test_layers.py` checks it)::
 
-    errors  version
-    address  clock
+    errors  version  intervals
+    address  clock  bounds
     protocol
     flags  events
     flag_rules
+    times  scope  networks
+    rules
     policy
     filter
     kit/
     problems  toml_lines
-    bounds
-    shared_config  listener_config
+    shared_config  listener_config  rule_check
     config
     handshake/
     structure
     config_file  registry  log  users
     logins
-    port_sockets  reservation  ports  ledger  expected  resolve
+    port_sockets  reservation  ports  quotas  ledger_file  ledger  expected  resolve
     shared_memory  shared
     datapath/
     engine
-    sources
-    dispatch  services  introduction  naming  carrying  opening
+    sources  grants
+    dispatch  introduction  naming  carrying  opening
     connection_facts  connection_calls  connection
     factories  datagrams  address_check  secondary  emulation  inbound  outbound
+    terms  services
     access  client_binds  future  sharing
+    holdings
     session_calls  session
     listeners/
     firewall
-    demo  testing  host  catalogue  overview  setup_rules
+    demo  testing  host  catalogue  rule_words  overview  setup_rules
     routing
     service  cli  __main__
 """

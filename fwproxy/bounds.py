@@ -49,11 +49,36 @@ class PortRange:
     first: int
     last: int
 
+    @classmethod
+    def parse(cls, text: str) -> PortRange:
+        """Read `40000-49999`, or a single port.
+
+        Raises:
+            ConfigError: *text* has another form, or is no range.
+        """
+        first, dash, last = text.partition("-")
+        numbers = [part.strip() for part in ([first, last] if dash else [first, first])]
+        if not all(part.isascii() and part.isdigit() and len(part) <= 5 for part in numbers):
+            raise ConfigError(f'must be a range such as "40000-49999", not "{text}"')
+        return cls(int(numbers[0]), int(numbers[1]))
+
+    @property
+    def numbers(self) -> range:
+        """Every port of it."""
+        return range(self.first, self.last + 1)
+
     def __attrs_post_init__(self) -> None:
         if not (1 <= self.first <= 65535 and 1 <= self.last <= 65535):
             raise ConfigError(f"the port range {self} is not within 1-65535")
         if self.first > self.last:
             raise ConfigError(f"the port range {self} ends before it starts")
+
+    def holds(self, other: PortRange) -> bool:
+        """Tell whether all of another range is in this one."""
+        return self.first <= other.first and other.last <= self.last
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
 
     def __len__(self) -> int:
         return self.last - self.first + 1

@@ -17,6 +17,7 @@ import attrs
 from fwproxy.address import Endpoint, Transport
 from fwproxy.errors import QuotaError, TerminatingError
 from fwproxy.flag_rules import check_flags
+from fwproxy.grants import granted
 from fwproxy.ledger import FirewallAction
 from fwproxy.port_sockets import start_listening
 from fwproxy.secondary import SecondaryCall, WaitingPort
@@ -118,6 +119,8 @@ async def retroactive_allow_bind(call: SecondaryCall, address: Endpoint) -> Bind
         return BindAnswer.NO_SUCH_BIND
     if bind.is_allowed:
         return BindAnswer.ALREADY_ALLOWED
+    call = granted(call, "approve")
+    call.check_port(bind.address.port)
     call.check_policy(session.server_host or session.client_address.host)
     session.check_room(1, 1)
     bind.action = bind.admit(call)

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import attrs
 
 from fwproxy.bounds import PortRange, at_least, not_negative, positive
-from fwproxy.errors import ConfigError
+from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.flags import SecondaryFlags
 from fwproxy.listener_config import ListenerConfig, frozen_tables, misfits
-from fwproxy.policy import ANY_NETWORK, Network, Policy, Relation, Rule
-from fwproxy.problems import Place, no_such
+from fwproxy.networks import ANY_NETWORK, Network, Relation
+from fwproxy.policy import Policy
 from fwproxy.protocol import BUILT_IN, TCP, UDP, ProtocolDefinition
+from fwproxy.rule_check import (
+    Trouble,
+    network_problems,
+    protocol_problems,
+    rule_problems,
+    scope_problems,
+)
+from fwproxy.rules import Rule
 from fwproxy.shared_config import SharedConfig
+from fwproxy.times import wall_clock
 
 
 def _kernel_mode(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
@@ -26,6 +36,16 @@ def _kernel_mode(_: object, attribute: attrs.Attribute[Any], value: str) -> None
         raise ConfigError.at(
             (), "the kernel data path is not available in this version: use auto", attribute.name
         )
+
+
+_count: Any = attrs.validators.optional(positive)
+
+
+def _known_zone(_: object, attribute: attrs.Attribute[Any], zone: str | None) -> None:
+    try:
+        wall_clock(zone)
+    except InvalidArgumentError as error:
+        raise ConfigError.at((), str(error), attribute.name) from None
 
 
 _ADDRESS_FLAGS = {
@@ -93,6 +113,12 @@ class Limits:
         max_sessions_per_client: the same for one client address.
         max_connections_per_session: primary and secondary connections of one session.
         max_permissions_per_session: unused permissions of one session.
+        max_connections_per_client: connections of all sessions of one client; a client is an IPv4
+            address, or an IPv6 prefix of 64 bits.
+        max_permissions_per_client: unused permissions of all sessions of one client.
+        connection_rate_per_client: new primary connections per second of one client.
+        connection_burst_per_client: how many of them may come at once.
+        max_tracked_clients: clients whose quotas are remembered while they have no session.
         max_factories_per_session: data filter factories of one session.
         max_peers_per_connection: sources that one UDP permission for many may have at a time.
         max_destinations_per_connection: UDP destinations that one connection remembers the
@@ -129,6 +155,11 @@ class Limits:
     max_sessions_per_client: int = attrs.field(default=1_000, validator=positive)
     max_connections_per_session: int = attrs.field(default=64, validator=positive)
     max_permissions_per_session: int = attrs.field(default=64, validator=positive)
+    max_connections_per_client: int | None = attrs.field(default=None, validator=_count)
+    max_permissions_per_client: int | None = attrs.field(default=None, validator=_count)
+    connection_rate_per_client: float | None = attrs.field(default=None, validator=_count)
+    connection_burst_per_client: int = attrs.field(default=10, validator=positive)
+    max_tracked_clients: int = attrs.field(default=10_000, validator=positive)
     max_factories_per_session: int = attrs.field(default=64, validator=positive)
     max_peers_per_connection: int = attrs.field(default=256, validator=positive)
     max_destinations_per_connection: int = attrs.field(default=256, validator=positive)
@@ -159,23 +190,37 @@ class Limits:
 
 
 @attrs.frozen(slots=True)
+class LedgerConfig:
+    """What is remembered of permissions that have ended.
+
+    Attributes:
+        history: how many of them the proxy remembers.
+        file: a file that gets a JSON line when a permission is given, and one when it has ended.
+        queue: how many lines may wait for the disk; those that find no place are lost.
+    """
+
+    history: int = attrs.field(default=1000, validator=not_negative)
+    file: str | None = None
+    queue: int = attrs.field(default=10_000, validator=positive)
+
+
+@attrs.frozen(slots=True)
+class TimesConfig:
+    """How the times of rules are meant.
+
+    Attributes:
+        zone: their time zone, such as `Europe/Berlin`; None is the host's.
+    """
+
+    zone: str | None = attrs.field(default=None, validator=_known_zone)
+
+
+@attrs.frozen(slots=True)
 class LogConfig:
     """How to log: lines for people (`console`) or for machines (`json`)."""
 
     format: Literal["console", "json"] = "console"
     level: Literal["debug", "info", "warning", "error"] = "info"
-
-
-_Problem = tuple[str, Place, str]
-"""What it is about in words, its place, and what is wrong."""
-
-
-def _unknown(
-    subject: str, place: Place, what: str, names: Iterable[str], known: Iterable[str]
-) -> Iterator[_Problem]:
-    for name in names:
-        if name not in known:
-            yield subject, place, no_such(what, name, known)
 
 
 @attrs.frozen(slots=True)
@@ -198,13 +243,18 @@ class Config:
         default=BUILT_IN, converter=tuple[ProtocolDefinition, ...]
     )
     limits: Limits = Limits()
+    ledger: LedgerConfig = LedgerConfig()
+    times: TimesConfig = TimesConfig()
     log: LogConfig = LogConfig()
 
     def __attrs_post_init__(self) -> None:
+        networks = self.network_names
+        pools = self.pools
         problems = [
             *self._listener_problems(),
-            *self._protocol_problems(),
-            *self._rule_problems(),
+            *protocol_problems(self.protocols),
+            *network_problems(self.networks, self.relations, networks),
+            *rule_problems(self.rules, {p.name for p in self.protocols}, networks, pools),
             *self.shared.problems(self.secondary.ports, {each.name for each in self.listeners}),
         ]
         if problems:
@@ -212,7 +262,32 @@ class Config:
             raise ConfigError(message, [(place, problem) for _, place, problem in problems])
         self.policy()
 
-    def _listener_problems(self) -> Iterator[_Problem]:
+    @property
+    def network_names(self) -> set[str]:
+        """The names that rules and relations may use."""
+        return {network.name for network in self.networks} or {ANY_NETWORK}
+
+    @property
+    def pools(self) -> list[PortRange]:
+        """The ranges that ports for secondary connections are taken from."""
+        return [self.secondary.ports, *([self.shared.ports] if self.shared.is_used else [])]
+
+    def filters_of(self, listener: ListenerConfig) -> tuple[str, ...]:
+        """Return the names of the filters that read a listener's primary connections.
+
+        A rule may choose others; see `filters_under`.
+        """
+        if listener.use_filters is not None:
+            return listener.use_filters
+        used = (name for each in self.protocols_of(listener) for name in each.filters)
+        return tuple(dict.fromkeys(used))
+
+    def filters_under(self, listener: ListenerConfig) -> tuple[str, ...]:
+        """Return the names of all filters that may read them, under whichever rule."""
+        rules = (rule.use_filters or () for rule in self.rules if listener.may_be_under(rule))
+        return tuple(dict.fromkeys([*self.filters_of(listener), *itertools.chain(*rules)]))
+
+    def _listener_problems(self) -> Iterator[Trouble]:
         seen: set[str] = set()
         for number, listener in enumerate(self.listeners):
             subject = f"listener {listener.name!r}"
@@ -221,31 +296,13 @@ class Config:
             seen.add(listener.name)
             for key, problem in misfits(listener, self.protocols, has_rules=bool(self.rules)):
                 yield subject, ("listeners", number, key), problem
-
-    def _protocol_problems(self) -> Iterator[_Problem]:
-        names = [protocol.name for protocol in self.protocols]
-        for n, protocol in enumerate(self.protocols):
-            subject, place = f"protocol {protocol.name!r}", ("protocols", n)
-            if protocol.name in names[:n]:
-                yield subject, (*place, "name"), "another protocol has this name"
-            yield from _unknown(
-                subject, (*place, "secondary"), "protocol", protocol.secondary, names
+            yield from scope_problems(
+                listener.secondary,
+                subject,
+                ("listeners", number),
+                self.network_names,
+                self.pools,
             )
-
-    def _rule_problems(self) -> Iterator[_Problem]:
-        protocols = {protocol.name for protocol in self.protocols}
-        networks = {network.name for network in self.networks} or {ANY_NETWORK}
-        for n, relation in enumerate(self.relations):
-            subject = f"relation {n + 1}"
-            for key, name in (("from", relation.source), ("to", relation.target)):
-                yield from _unknown(subject, ("relations", n, key), "network", [name], networks)
-        for n, rule in enumerate(self.rules):
-            subject, place = f"rule {rule.name or n + 1}", ("rules", n)
-            yield from _unknown(
-                subject, (*place, "protocols"), "protocol", rule.protocols, protocols
-            )
-            yield from _unknown(subject, (*place, "from"), "network", rule.sources, networks)
-            yield from _unknown(subject, (*place, "to"), "network", rule.targets, networks)
 
     def protocols_of(self, listener: ListenerConfig) -> tuple[ProtocolDefinition, ...]:
         """Return what a listener serves: its one protocol, or all that have ports, then the rest.
@@ -256,11 +313,6 @@ class Config:
             return tuple(each for each in self.protocols if each.name == listener.protocol)
         return (*(each for each in self.protocols if each.ports), TCP, UDP)
 
-    def filters_of(self, listener: ListenerConfig) -> tuple[str, ...]:
-        """Return the names of the filters of all protocols that a listener serves."""
-        used = (name for each in self.protocols_of(listener) for name in each.filters)
-        return tuple(dict.fromkeys(used))
-
     def policy(self) -> Policy:
         """Make the policy.
 
@@ -268,6 +320,7 @@ class Config:
             ConfigError: a rule or relation names an unknown network.
         """
         try:
-            return Policy(self.networks, self.relations, self.rules)
+            clock = wall_clock(self.times.zone)
+            return Policy(self.networks, self.relations, self.rules, clock)
         except ValueError as error:
             raise ConfigError(str(error)) from error

@@ -14,12 +14,14 @@ from cattrs.gen import override
 from fwproxy.address import parse_ip, parse_prefix
 from fwproxy.bounds import PortRange
 from fwproxy.config import Config
-from fwproxy.errors import ConfigError
+from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.listener_config import ListenerConfig, ListenerKind
-from fwproxy.policy import Network, NetworkRelation, Relation, Rule
+from fwproxy.networks import Network, NetworkRelation, Relation
 from fwproxy.problems import Place, describe, shown
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
+from fwproxy.rules import Rule
 from fwproxy.structure import converter, name_keys, one_of, spelled, string, structure
+from fwproxy.times import WeekTime
 from fwproxy.toml_lines import line_of, scan
 
 _Prefix = NewType("_Prefix", str)
@@ -151,12 +153,23 @@ def _action(value: Any, _: Any) -> bool:
     return bool(one_of(value, ["allow", "deny"]) == "allow")
 
 
-def _ports(text: str) -> PortRange:
-    first, dash, last = text.partition("-")
-    numbers = [part.strip() for part in ([first, last] if dash else [first, first])]
-    if not all(part.isascii() and part.isdigit() and len(part) <= 5 for part in numbers):
-        raise ConfigError(f'must be a range such as "40000-49999", not {shown(text)}')
-    return PortRange(int(numbers[0]), int(numbers[1]))
+def _protocol_ports(value: Any, _: Any) -> tuple[int | str, ...]:
+    """Let the definition read numbers and ranges."""
+    if not isinstance(value, list):
+        raise ConfigError(f"must be a list, not {shown(value)}")
+    problems: list[tuple[Place, str]] = []
+    for number, item in enumerate(value):
+        if type(item) not in {int, str}:
+            problem = f"must be a whole number or a range, not {shown(item)}"
+            problems.append(((number,), problem))
+            continue
+        try:
+            ProtocolDefinition("", ports=(item,))
+        except (ConfigError, InvalidArgumentError) as error:
+            problems.append(((number,), str(error)))
+    if problems:
+        raise ConfigError(problems[0][1], problems)
+    return tuple(value)
 
 
 def _sound(parse: Callable[[str], object]) -> Callable[[Any, Any], str]:
@@ -178,7 +191,11 @@ name_keys(
     name=override(struct_hook=_name),
     kind=override(struct_hook=_listener_kind),
 )
-name_keys(ProtocolDefinition, name=override(struct_hook=_name))
+name_keys(
+    ProtocolDefinition,
+    name=override(struct_hook=_name),
+    ports=override(struct_hook=_protocol_ports),
+)
 name_keys(
     Relation,
     source=override(rename="from"),
@@ -193,5 +210,6 @@ name_keys(
 )
 converter.register_structure_hook(_Prefix, _sound(parse_prefix))
 converter.register_structure_hook(_Address, _sound(parse_ip))
-converter.register_structure_hook(PortRange, spelled(_ports))
+converter.register_structure_hook(PortRange, spelled(PortRange.parse))
+converter.register_structure_hook(WeekTime, spelled(WeekTime.parse))
 converter.register_structure_hook(uuid.UUID, spelled(_uuid))

@@ -91,6 +91,8 @@ class Connection(ConnectionCalls):
         self._tasks: set[asyncio.Task[None]] | None = None
         self._deadline: Deadline | None = None
         session.connections.add(self)
+        if session.usages:
+            session.count_connection(1)
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.protocol.name} {self.state.value}>"
@@ -111,6 +113,11 @@ class Connection(ConnectionCalls):
         if self._is_emulated and self.emulated_bind is None and self.data_filters:
             self._is_emulated = False
             self.data_filters.pop()
+
+    def shows_client(self, shown: bool) -> None:  # noqa: FBT001 - what the name asks
+        """Note whether its server sees the client's address instead of the proxy's (S26)."""
+        full = ConnectionFlags.INTERNAL_ADDRESS_TRANSLATION
+        self._flags = self._flags & ~full if shown else self._flags | full
 
     def is_connecting(self) -> None:
         """Note that an end is being dialled, unless bytes flow on the other one already."""
@@ -303,8 +310,10 @@ class Connection(ConnectionCalls):
         self.state = ConnectionState.CLOSED
         self.close_reason = reason
         self._release(abort=failed)
-        if self.permission is not None and self.proxy_address is not None:
-            self.permission.cancel(reason)  # the bound one goes; others may share theirs
+        if self.permission is not None:
+            self.permission.carried(self)
+            if self.proxy_address is not None:
+                self.permission.cancel(reason)  # the bound one goes; others may share theirs
         if self.session.session_filters:
             heard = dispatch(self.session, ConnectionTerminating(self, reason, failed))
             if not isinstance(heard, Verdict):

@@ -26,6 +26,7 @@ from fwproxy.events import (
     UdpDestination,
 )
 from fwproxy.filter import DataFilter, Priority
+from fwproxy.grants import narrowed
 
 if TYPE_CHECKING:
     from fwproxy.connection import Connection
@@ -44,11 +45,15 @@ class ConnectionCalls(ConnectionFacts):
     def set_ip_filter(self, ip_filter: IpFilter | None) -> None:
         """Restrict the remote end; None lifts the restriction. For those who come from now on.
 
+        Of a secondary connection it can be lifted only as far as the rule and the listener grant.
+
         Raises:
             NotSupportedError: a filter plays the remote end.
         """
         if self._is_emulated:
             raise NotSupportedError("who is at the remote end is the emulating filter's business")
+        if self._is_secondary:
+            ip_filter = narrowed(self.session, ip_filter)
         self._ip_filter = ip_filter
         if self.permission is not None and self.proxy_address is not None:
             self.permission.peers = ip_filter

@@ -128,13 +128,16 @@ class Welcome:
 
     def __call__(self, ends: Ends, answer: Answer) -> None:
         """Answer when it has been told; those who come meanwhile wait for the same."""
+        connection = self._connection
+        if connection.permission is not None and connection.proxy_address is not None:
+            connection.permission.uses += 1
         if self._is_established:
             answer(Verdict.ALLOW)
         elif self._waiting is not None:
             self._waiting.append(answer)
         else:
             self._waiting = [answer]
-            self._connection.first_datagram(ends, self._established)
+            connection.first_datagram(ends, self._established)
 
     def _established(self) -> None:
         self._is_established = True

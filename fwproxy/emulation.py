@@ -12,8 +12,9 @@ from fwproxy.events import AcceptedConnection
 from fwproxy.filter import Ends
 from fwproxy.flag_rules import check_flags
 from fwproxy.flags import ConnectionFlags, SecondaryFlags, Verdict
+from fwproxy.grants import granted
+from fwproxy.ledger import USED
 from fwproxy.secondary import (
-    USED,
     SecondaryCall,
     announce,
     another_connection,
@@ -112,6 +113,7 @@ async def emulate_client_bind(call: SecondaryCall, client: Endpoint, proxy: Endp
     """Do what `Session.emulate_client_bind` says."""
     session = call.session
     session.check_room(1, 1)
+    call = granted(call, "emulate")
     check_flags("emulate_client_bind", call.flags, call.protocol.transport)
     session.check_client_addresses([client], call.flags)
     call.check_policy(client.host)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Iterator
 
@@ -16,10 +17,12 @@ from fwproxy.datapath.poll import Poller
 from fwproxy.expected import ExpectedConnects, RedirectedPorts
 from fwproxy.flags import SecondaryFlags
 from fwproxy.ledger import Ledger
+from fwproxy.ledger_file import LedgerFile
 from fwproxy.log import get_logger
 from fwproxy.policy import Policy
 from fwproxy.ports import PortPool
 from fwproxy.protocol import ProtocolDefinition
+from fwproxy.quotas import Bursts, Quotas
 from fwproxy.resolve import Resolver
 from fwproxy.shared import SharedPorts
 
@@ -40,7 +43,9 @@ class Engine:
     limits: Limits
     shared: SharedPorts
     log: structlog.typing.FilteringBoundLogger
-    ledger: Ledger = attrs.field(factory=Ledger)
+    ledger: Ledger
+    quotas: Quotas
+    bursts: Bursts
     expected: ExpectedConnects = attrs.field(factory=ExpectedConnects)
     redirected: RedirectedPorts = attrs.field(factory=RedirectedPorts)
     password_checks: asyncio.Semaphore = attrs.field(factory=lambda: asyncio.Semaphore(1))
@@ -51,8 +56,14 @@ class Engine:
 
     @classmethod
     def start(cls, config: Config) -> Engine:
-        """Make the parts and put them on the running loop."""
+        """Make the parts and put them on the running loop.
+
+        Raises:
+            OSError: the file of the ledger cannot be opened.
+        """
         loop = asyncio.get_running_loop()
+        log = get_logger().bind()
+        ledger = Ledger(config.ledger.history, _ledger_file(config, loop, log))
         deadlines = Deadlines(loop.time)
         deadlines.start(loop)
         return cls(
@@ -72,14 +83,37 @@ class Engine:
             protocols={protocol.name: protocol for protocol in config.protocols},
             limits=config.limits,
             shared=SharedPorts(config.shared, config.limits.max_shared_redirections),
-            log=get_logger().bind(),
+            log=log,
             password_checks=asyncio.Semaphore(config.limits.max_password_checks),
+            ledger=ledger,
+            quotas=Quotas(config.limits, lambda: deadlines.now()),  # noqa: PLW0108 - may be moved
+            bursts=Bursts(lambda: deadlines.now()),  # noqa: PLW0108 - the same
             address_flags=config.secondary.address_flags,
         )
 
     def close(self) -> None:
         """Take the parts off the loop; no session may be left."""
+        self.ledger.close()
         self.ports.close()
         self.deadlines.stop()
         self.poller.close()
         self.pipes.close()
+
+
+def _ledger_file(
+    config: Config,
+    loop: asyncio.AbstractEventLoop,
+    log: structlog.typing.FilteringBoundLogger,
+) -> LedgerFile | None:
+    path = config.ledger.file
+    if path is None:
+        return None
+
+    def report(lost: int, why: str) -> None:
+        """Have it logged by the loop, unless that has come to its end."""
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(
+                lambda: log.error("ledger lines lost", file=path, lines=lost, reason=why)
+            )
+
+    return LedgerFile(path, config.ledger.queue, report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +14,7 @@ from fwproxy.dispatch import BoundFilter
 from fwproxy.engine import Engine
 from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.filter import Filter, Hooks
+from fwproxy.grants import Grant
 from fwproxy.ledger import Ledger
 from fwproxy.listener_config import ListenerConfig, ListenerKind
 from fwproxy.listeners.arrival import Arrivals
@@ -23,10 +24,14 @@ from fwproxy.listeners.forward import ForwardListener
 from fwproxy.listeners.gateway import GatewayListener
 from fwproxy.listeners.redirect import RedirectListener
 from fwproxy.listeners.tproxy import TproxyListener
+from fwproxy.protocol import ProtocolDefinition
+from fwproxy.quotas import Usage
 from fwproxy.registry import find, settings_for
 from fwproxy.reservation import PortReservation
+from fwproxy.scope import Scope
 from fwproxy.services import Service, Services
 from fwproxy.session import Session
+from fwproxy.terms import Terms
 
 QUIET = 1.0
 """Seconds without traffic after which a control connection without transfers is at rest."""
@@ -69,12 +74,15 @@ class Sessions:
             return f"{limits.max_sessions} sessions already (max_sessions)"
         if len(self._by_client.get(host, ())) + arrivals.of(host) >= limits.max_sessions_per_client:
             return f"{limits.max_sessions_per_client} of the client (max_sessions_per_client)"
-        return None
+        quotas = self._engine.quotas
+        return quotas.refusal(host) if quotas.for_clients else None
 
     def open(self, listener: Listener, client: Endpoint, service: Service | None = None) -> Session:
         """Start a session; without a service for what the listener usually serves."""
         service = service or listener.services.usual
         session = Session(self._engine, listener, client, service, self._ended)
+        if self._engine.quotas.for_clients:
+            session.join(self._engine.quotas.client(client.host))
         self._sessions[session.id] = session
         self._by_client[client.host].add(session)
         return session
@@ -183,7 +191,7 @@ class Firewall:
 
     @property
     def ledger(self) -> Ledger:
-        """Every permission that there is."""
+        """Every permission that there is, and those that have ended lately."""
         return self.engine.ledger
 
     def reserve_ports(
@@ -224,8 +232,9 @@ class Firewall:
         self._sessions = Sessions(self._engine)
         try:
             self._start_filters()
+            usages = [self._engine.quotas.rule(r.name, r.limits) for r in self.config.rules]
             for config in self.config.listeners:
-                services = self._services(config)
+                services = self._services(config, usages)
                 listener = _LISTENERS[config.kind](self._engine, config, services, self._sessions)
                 listener.start()
                 self.listeners[config.name] = listener
@@ -288,7 +297,7 @@ class Firewall:
     def _listener_settings(self, listener: ListenerConfig) -> dict[str, object]:
         """Read the settings of each filter that a listener uses."""
         settings: dict[str, object] = {}
-        for name in self.config.filters_of(listener):
+        for name in self.config.filters_under(listener):
             if name not in self._filter_classes:
                 self._filter_classes[name] = find(name)
             layers = (self.config.filters.get(name, {}), listener.filters.get(name, {}))
@@ -304,7 +313,7 @@ class Firewall:
     def _start_filters(self) -> None:
         """Start each filter in use once; one that fails hears nothing, and that is said."""
         for name in dict.fromkeys(
-            n for config in self.config.listeners for n in self.config.filters_of(config)
+            n for config in self.config.listeners for n in self.config.filters_under(config)
         ):
             kind = self._filter_classes[name]
             instance = kind(settings_for(kind, self.config.filters.get(name, {})))
@@ -315,11 +324,43 @@ class Firewall:
                 hooks = Hooks()
             self._filters[name] = (instance, hooks)
 
-    def _services(self, config: ListenerConfig) -> Services:
-        settings = self._settings[config.name]
-        bound = {name: BoundFilter(*self._filters[name], settings[name]) for name in settings}
+    def _services(self, config: ListenerConfig, usages: Sequence[Usage | None]) -> Services:
+        def serve(protocol: ProtocolDefinition) -> Service:
+            names = protocol.filters if config.use_filters is None else config.use_filters
+            grants = self._grants(config.secondary, f"listener {config.name!r}")
+            terms = Terms(grants, self._bound(config, names))
+            return Service(protocol, terms, self._terms_by_rule(config, protocol, terms, usages))
+
         return Services(
-            self.config.protocols_of(config),
-            lambda protocol: tuple(bound[name] for name in protocol.filters),
-            is_fixed=config.protocol is not None,
+            self.config.protocols_of(config), serve, is_fixed=config.protocol is not None
         )
+
+    def _bound(self, config: ListenerConfig, names: Iterable[str]) -> tuple[BoundFilter, ...]:
+        settings = self._settings[config.name]
+        return tuple(BoundFilter(*self._filters[name], settings[name]) for name in names)
+
+    def _terms_by_rule(
+        self,
+        config: ListenerConfig,
+        protocol: ProtocolDefinition,
+        terms: Terms,
+        usages: Sequence[Usage | None],
+    ) -> dict[int, Terms]:
+        """Return what holds instead under those that do; a listener's own grants still hold."""
+        found = {}
+        for place, (rule, usage) in enumerate(zip(self.config.rules, usages, strict=True)):
+            if rule.is_plain or (rule.protocols and protocol.name not in rule.protocols):
+                continue
+            bound = terms.bound_filters
+            if rule.use_filters is not None:
+                bound = self._bound(config, rule.use_filters)
+            found[place] = Terms(
+                (*terms.grants, *self._grants(rule.secondary, f"rule {rule.name or place + 1!r}")),
+                bound,
+                usage,
+                shows_client=rule.proxy_mode == "client-address",
+            )
+        return found
+
+    def _grants(self, scope: Scope | None, owner: str) -> tuple[Grant, ...]:
+        return () if scope is None else (Grant.of(scope, owner, self.engine.policy.map),)

@@ -15,13 +15,14 @@ import attrs
 from fwproxy.address import Endpoint, IpFilter, Reach, Transport, reach_of
 from fwproxy.address_check import server_address_problem
 from fwproxy.connection import Connection
-from fwproxy.errors import AddressNotAllowedError, InvalidArgumentError
+from fwproxy.errors import AddressNotAllowedError, CallError, InvalidArgumentError
 from fwproxy.events import ConnectTcp, UdpDestination
 from fwproxy.flag_rules import check_flags
 from fwproxy.flags import SecondaryFlags
-from fwproxy.ledger import FirewallAction
+from fwproxy.grants import granted
+from fwproxy.ledger import USED, FirewallAction
 from fwproxy.outbound import connect_accepted
-from fwproxy.secondary import USED, SecondaryCall, another_connection
+from fwproxy.secondary import SecondaryCall, another_connection
 
 if TYPE_CHECKING:
     from fwproxy.session import Session
@@ -64,7 +65,9 @@ class ExpectedConnect:
 
     def accept(self, sock: socket.socket, client: Endpoint) -> Connection | None:
         """Take the client's socket; None, and the client is cut off, if the session is full."""
-        return connect_accepted(self.call, self.action, sock, client, self.server)
+        made = connect_accepted(self.call, self.action, sock, client, self.server)
+        self.action.settle()
+        return made
 
     def connection(self, client: Endpoint) -> Connection | None:
         """Make the connection for a listener of datagrams to carry; None if there is no room."""
@@ -72,7 +75,16 @@ class ExpectedConnect:
         if made is not None:
             made.permission = self.action
             made.server_address = self.server
+        self.action.settle()
         return made
+
+    def may_pass_to(self, heir: Session) -> bool:
+        """Tell whether another session has room for it, and its rule and listener grant it."""
+        try:
+            granted(attrs.evolve(self.call, session=heir), "allow", [self.server.host])
+        except CallError:
+            return False
+        return heir.has_room(1, 0)
 
     def pass_to(self, heir: Session) -> None:
         """Make another session of the same client's address the owner.
@@ -80,16 +92,17 @@ class ExpectedConnect:
         The filter that has asked is part of the session that ends, so nobody hears of the
         establishment any more.
         """
-        self.action.session.permissions.discard(self.action)
+        self.action.session.let_go(self.action)
         self.call = attrs.evolve(self.call, session=heir, session_filter=None)
         self.action.session = heir
-        heir.permissions.add(self.action)
+        heir.hold(self.action)
 
 
 async def allow_future_connect(call: SecondaryCall, server: Endpoint) -> FirewallAction:
     """Do what `Session.allow_future_connect` says."""
     session, engine = call.session, call.session.engine
     session.check_room(1, 0)
+    call = granted(call, "allow", [server.host])
     check_flags("allow_future_connect", call.flags, call.protocol.transport)
     if server.port == 0 or reach_of(server.host) is Reach.NOWHERE:
         raise InvalidArgumentError(f"{server} is no address to connect to")
@@ -109,14 +122,13 @@ async def allow_future_connect(call: SecondaryCall, server: Endpoint) -> Firewal
 
 
 def hand_over(session: Session, others: list[Session]) -> None:
-    """Give what is bound to the client's address to another session of it that has room.
+    """Give what is bound to the client's address to another session of it that may have it.
 
     Without one the permissions end with the session, as those do that are bound to it.
     """
-    most = session.engine.limits.max_permissions_per_session
     for expected in session.engine.expected.of_session(session):
         if not expected.is_address_based:
             continue
-        heir = next((each for each in others if len(each.permissions) < most), None)
+        heir = next((each for each in others if expected.may_pass_to(each)), None)
         if heir is not None:
             expected.pass_to(heir)

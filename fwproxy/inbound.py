@@ -12,15 +12,16 @@ from fwproxy.datagrams import Destinations, Welcome, datagram_limits
 from fwproxy.datapath.base import close_socket
 from fwproxy.datapath.datagram import DatagramRelay
 from fwproxy.emulation import bind_emulated
-from fwproxy.errors import BadContextError, InvalidArgumentError, NetworkRulesDeniedError
+from fwproxy.errors import InvalidArgumentError, NetworkRulesDeniedError
 from fwproxy.events import AcceptedConnection, BindUdp
 from fwproxy.filter import Ends
 from fwproxy.flag_rules import check_flags
 from fwproxy.flags import SecondaryFlags
+from fwproxy.grants import granted
+from fwproxy.ledger import USED
 from fwproxy.policy import NetworkRelation
 from fwproxy.port_sockets import is_local
 from fwproxy.secondary import (
-    USED,
     SecondaryCall,
     WaitingPort,
     announce,
@@ -31,7 +32,7 @@ from fwproxy.secondary import (
     known_client,
     max_peers,
 )
-from fwproxy.sources import check_proxy_mode, source_towards_client
+from fwproxy.sources import address_towards_server, check_proxy_mode, source_towards_client
 
 if TYPE_CHECKING:
     from fwproxy.session import Session
@@ -52,21 +53,18 @@ def _check_bind(
     call.session.check_client_addresses(clients, flags)
 
 
-def _external_address(session: Session) -> Endpoint:
-    primary = session.primary
-    name = None if primary is None else primary.external_socket_name
-    if name is None:
-        raise BadContextError("without a connected server a proxy address must be given")
-    return name.with_port(0)
-
-
 def _is_foreign(session: Session, proxy_address: Endpoint, clients: Sequence[Endpoint]) -> bool:
-    """Tell whether the address to bind is that of a client, in a routed network (S12).
+    """Tell whether the address to bind is that of a client (S12).
+
+    It is in a routed network, or where a rule publishes the server with its clients' addresses
+    kept: then the server knows this client by no other one.
 
     Raises:
         NetworkRulesDeniedError: the client's network is not routed to the server's.
     """
     host = proxy_address.host
+    if session.terms.shows_client and host == session.client_address.host:
+        return not is_local(host)
     own = {session.client_address.host, *(client.host for client in clients)}
     if host not in own or is_local(host):
         return False
@@ -89,9 +87,10 @@ async def bind_for_client(
     """Do what `Session.bind_for_client` says."""
     session, count = call.session, len(clients)
     session.check_room(count, count)
+    call = granted(call, "bind")
     _check_bind(call, clients, proxy_address)
     call.check_policy(session.server_host or session.client_address.host)
-    address = proxy_address or _external_address(session)
+    address = proxy_address or address_towards_server(session)
     call.check_reserved(address, count)
     foreign = _is_foreign(session, address, clients)
     connections = [call.connection(client) for client in clients]

@@ -14,6 +14,8 @@ from fwproxy.bounds import positive
 from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.problems import no_such
 from fwproxy.protocol import ProtocolDefinition
+from fwproxy.rules import Rule
+from fwproxy.scope import Scope
 
 
 def frozen_tables(
@@ -95,6 +97,8 @@ class ListenerConfig:
             `off`; `accept` from the prefixes in `trusted`, others come directly; `require`.
         trusted: prefixes of the load balancers whose PROXY headers are believed.
         send_proxy: the version of the PROXY header that servers get: 1, 2, or 0 for none.
+        use_filters: the filters that read its connections, instead of those of the protocol.
+        secondary: what its filters may open.
     """
 
     name: str
@@ -112,6 +116,12 @@ class ListenerConfig:
     proxy_protocol: Literal["off", "accept", "require"] = "off"
     trusted: tuple[str, ...] = attrs.field(default=(), validator=_prefixes)
     send_proxy: Literal[0, 1, 2] = 0
+    use_filters: tuple[str, ...] | None = None
+    secondary: Scope | None = None
+
+    def may_be_under(self, rule: Rule) -> bool:
+        """Tell whether a rule may decide on this listener's connections."""
+        return self.protocol is None or not rule.protocols or self.protocol in rule.protocols
 
 
 def misfits(

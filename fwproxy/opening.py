@@ -13,8 +13,10 @@ from fwproxy.datapath.dial import Dial
 from fwproxy.datapath.race import Race, alternating
 from fwproxy.dispatch import dispatch
 from fwproxy.errors import (
+    AddressNotAvailableError,
     CallError,
     DeniedError,
+    NatAddressNotAvailableError,
     NetworkUnreachableError,
     NoServerReplyError,
     NotSupportedError,
@@ -28,7 +30,8 @@ from fwproxy.events import AcceptedConnection, ConnectTcp, Event
 from fwproxy.flags import Verdict
 from fwproxy.introduction import introduce
 from fwproxy.naming import host_by_name
-from fwproxy.sources import Source
+from fwproxy.policy import Decision
+from fwproxy.sources import Source, source_towards_server
 
 if TYPE_CHECKING:
     from fwproxy.connection import Connection
@@ -39,6 +42,8 @@ _REASONS: dict[int, type[NoServerReplyError]] = {
     errno.ENETUNREACH: NetworkUnreachableError,
     errno.ETIMEDOUT: ServerTimedOutError,
 }
+
+_NOT_THERE = Decision(allowed=False, rule="not an address that its name may have")
 
 
 class Opening:
@@ -153,23 +158,35 @@ class Opening:
     def _request(self, servers: list[Endpoint]) -> None:
         """Ask about the addresses, not the name: a name may point anywhere."""
         connection = self._connection
-        allowed, rule = [], ""
-        for server in servers:
-            if self.screen is not None and not self.screen(server):
-                rule = rule or "not an address that its name may have"
-                continue
-            decision = connection.session.decide_primary(connection.protocol, server)
-            rule = decision.rule
-            if decision.allowed:
-                allowed.append(server)
-        if not allowed:
-            self.refuse(PolicyRulesDeniedError(f"{servers[0]} is not allowed ({rule})"))
-        elif connection.session.bound_filters or connection.session.factories:
+        try:
+            allowed = self._allowed(servers)
+        except CallError as error:
+            self.refuse(error)
+            return
+        if connection.session.bound_filters or connection.session.factories:
             secondary = connection.is_secondary
             event = ConnectTcp(connection, allowed[0], connection.protocol, secondary)
             self._after(event, allowed[0], lambda: self._reach(allowed))
         else:
             self._dial_server(allowed)
+
+    def _allowed(self, servers: list[Endpoint]) -> list[Endpoint]:
+        """Return the addresses that one rule allows, and let the session live by it."""
+        connection, rule = self._connection, _NOT_THERE
+        allowed: list[Endpoint] = []
+        for server in servers:
+            if self.screen is not None and not self.screen(server):
+                continue
+            decision = connection.session.decide_primary(connection.protocol, server)
+            if not allowed:
+                rule = decision
+            if decision.allowed and decision is rule:
+                allowed.append(server)
+        if not allowed:
+            raise rule.denial(servers[0])
+        if not connection.is_secondary:
+            connection.session.govern_by(rule)
+        return allowed
 
     def _after(self, event: Event, address: Endpoint, proceed: Callable[[], None]) -> None:
         """Tell the filters, and go on unless one says no.
@@ -236,37 +253,66 @@ class Opening:
 
     def _dial_server(self, servers: list[Endpoint]) -> None:
         """Connect to the first of the servers that answers."""
-        connection, source = self._connection, self._source
-        connection.server_address = servers[0]
-        if len(servers) > 1:
-            self._race(servers)
+        connection = self._connection
+        ways, refusal = self._ways(servers)
+        if not ways:
+            self.refuse(refusal or NoServerReplyError("the server has no address"))
+            return
+        server, source = next(iter(ways.items()))
+        connection.server_address = server
+        if len(ways) > 1:
+            self._race(ways)
             return
 
         def dialled(sock: socket.socket | None, error: OSError | None) -> None:
-            self._reached(servers[0], sock, error)
+            self._reached(server, sock, error, source)
 
-        self._dial_now(servers[0], source.address, dialled, foreign=source.is_foreign)
+        self._dial_now(server, source.address, dialled, foreign=source.is_foreign)
 
-    def _race(self, servers: list[Endpoint]) -> None:
+    def _ways(self, servers: list[Endpoint]) -> tuple[dict[Endpoint, Source], CallError | None]:
+        """Return where to leave from for each server, and why one of them cannot be reached."""
+        if self._source.is_foreign:
+            return dict.fromkeys(servers, self._source), None
+        ways, refusal = {}, None
+        for server in servers:
+            try:
+                ways[server] = source_towards_server(
+                    self._connection.session, server, self._source.address
+                )
+            except CallError as error:
+                refusal = error
+        return ways, refusal
+
+    def _race(self, ways: dict[Endpoint, Source]) -> None:
         """Let no address that is silent keep the client from those that answer."""
-        engine, source = self._connection.session.engine, self._source
+        engine = self._connection.session.engine
+
+        def reached(server: Endpoint, sock: socket.socket | None, error: OSError | None) -> None:
+            self._reached(server, sock, error, ways[server])
+
         race = Race(
             engine.poller,
             engine.deadlines,
-            alternating(servers),
-            source.address,
-            self._reached,
+            alternating(list(ways)),
+            lambda server: ways[server].address,
+            reached,
             delay=engine.limits.connect_attempt_delay,
-            foreign=source.is_foreign,
+            foreign=next(iter(ways.values())).is_foreign,
         )
         if not race.is_done:
             self._dial = race
 
-    def _reached(self, server: Endpoint, sock: socket.socket | None, error: OSError | None) -> None:
+    def _reached(
+        self,
+        server: Endpoint,
+        sock: socket.socket | None,
+        error: OSError | None,
+        source: Source,
+    ) -> None:
         """Go on with the server that has answered, or say that none has."""
         self._dial = None
         if sock is None:
-            self.refuse(_unreachable(server, error))
+            self.refuse(_unreachable(server, error, source))
             return
         connection = self._connection
         connection.server_address = server
@@ -280,7 +326,7 @@ class Opening:
         """Connect to the client, from the address that it knows the proxy by."""
         connection = self._connection
         limits = connection.session.engine.limits
-        client = connection.client_address
+        client, source = connection.client_address, connection.client_source
         connection.is_connecting()
         connection.wait(
             limits.connect_timeout,
@@ -293,9 +339,8 @@ class Opening:
                 connection.client_sock = sock
                 self._advance()
             else:
-                self.refuse(_unreachable(client, error))
+                self.refuse(_unreachable(client, error, source))
 
-        source = connection.client_source
         self._dial_now(client, source.address, dialled, foreign=source.is_foreign)
 
     def _dial_now(
@@ -371,7 +416,14 @@ class Opening:
             work.cancel()
 
 
-def _unreachable(target: Endpoint, error: OSError | None) -> NoServerReplyError:
+def _unreachable(target: Endpoint, error: OSError | None, source: Source) -> CallError:
+    if error is not None and source.address is not None:
+        if error.errno == errno.EADDRNOTAVAIL:
+            own = f"{source.address.host} is none of this computer's addresses"
+            return NatAddressNotAvailableError(f"{target} cannot be reached: {own}")
+        if error.errno == errno.EPERM and source.is_foreign:
+            needs = f"to speak for {source.address.host} the process needs CAP_NET_ADMIN"
+            return AddressNotAvailableError(f"{target} cannot be reached: {needs}")
     reason = "no answer" if error is None else error.strerror or str(error)
     kind = _REASONS.get(0 if error is None else error.errno or 0, NoServerReplyError)
     return kind(f"{target} cannot be reached: {reason}")

@@ -17,9 +17,9 @@ from fwproxy.events import ConnectTcp, UdpDestination
 from fwproxy.filter import Ends
 from fwproxy.flag_rules import check_flags
 from fwproxy.flags import SecondaryFlags
-from fwproxy.ledger import FirewallAction
+from fwproxy.grants import granted
+from fwproxy.ledger import USED, FirewallAction
 from fwproxy.secondary import (
-    USED,
     SecondaryCall,
     WaitingPort,
     another_connection,
@@ -28,6 +28,7 @@ from fwproxy.secondary import (
     increase_receive_buffer,
     max_peers,
 )
+from fwproxy.sources import source_towards_server
 
 
 @attrs.frozen(slots=True)
@@ -53,6 +54,7 @@ async def redirect_connections(
         raise InvalidArgumentError("at least one target is needed")
     check_flags("redirect_connections", call.flags, call.protocol.transport)
     session.check_room(count, count)
+    call = granted(call, "redirect", [t.host for t in targets if isinstance(t, Endpoint)])
     for target in targets:
         _check_target(call, target)
     internal = session.internal_host
@@ -153,6 +155,7 @@ def connect_accepted(
 async def connect_for_client(call: SecondaryCall, client: Endpoint, server: Endpoint) -> Connection:
     """Do what `Session.connect_for_client` says."""
     call.session.check_room(0, 1)
+    call = granted(call, "connect", [server.host], more=1)
     check_flags("connect_for_client", call.flags, call.protocol.transport)
     if client.is_unspecified:
         raise InvalidArgumentError("an address to connect to is needed")
@@ -169,14 +172,15 @@ def _redirect_udp(call: SecondaryCall, sock: socket.socket, target: Endpoint) ->
     call = call.decided(UdpDestination, target)
     connection = call.connection(session.client_address)
     connection.server_address = target
-    peers, leaving = IpFilter.only(session.client_address.host), call.leaving
+    peers = IpFilter.only(session.client_address.host)
     address = Endpoint.from_sockaddr(sock.getsockname())
+    source = source_towards_server(session, target, call.source)
     relay = DatagramRelay(
         session.engine.poller,
         session.engine.deadlines,
         connection,
         sock,
-        open_far=lambda _: connected_udp(target, leaving.address, foreign=leaving.is_foreign),
+        open_far=lambda _: connected_udp(target, source.address, foreign=source.is_foreign),
         ends_of=lambda client: Ends(client, target),
         allowed=peers.is_included,
         admit=Destinations(connection).admit,

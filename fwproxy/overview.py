@@ -7,32 +7,45 @@ from typing import Any
 
 import attrs
 
-from fwproxy.config import Config
+from fwproxy.config import Config, LedgerConfig
 from fwproxy.host import facts, shortcomings
 from fwproxy.listener_config import ListenerConfig
-from fwproxy.policy import Rule
+from fwproxy.networks import Networks
 from fwproxy.problems import shown
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
+from fwproxy.rule_words import (
+    filters_line,
+    listed,
+    rule_lines,
+    scope_line,
+    strange_addresses,
+    unreachable_rules,
+)
 from fwproxy.shared_config import SharedConfig
 
 
 def overview(config: Config) -> Iterator[str]:
     """Yield the lines of a summary: what is configured, and what this host can do."""
-    yield from _section("listeners", (_listener(each) for each in config.listeners))
+    lines = (line for each in config.listeners for line in _listener(each))
+    yield from _section("listeners", lines)
     own = (each for each in config.protocols if each not in BUILT_IN)
     yield from _section("protocols, besides the built-in ones", map(_protocol, own))
     yield from _section(
         "networks",
-        (f"{n.name}: {_list(n.prefixes)}; own: {_list(n.addresses)}" for n in config.networks),
+        (f"{n.name}: {listed(n.prefixes)}; own: {listed(n.addresses)}" for n in config.networks),
     )
     yield from _section(
         "relations", (f"{r.source} to {r.target}: {r.kind.value}" for r in config.relations)
     )
-    yield from _section("rules", (_rule(n, rule) for n, rule in enumerate(config.rules, 1)))
+    numbered = enumerate(config.rules, 1)
+    yield from _section("rules", (line for n, rule in numbered for line in rule_lines(n, rule)))
+    if any(rule.times for rule in config.rules):
+        yield from _section("times", [f"zone {config.times.zone or 'of this host'}"])
     yield from _section("secondary connections", _differences(config.secondary, everything=True))
     if config.shared.is_used:
         yield from _section("shared redirections", _shared(config.shared))
     yield from _section("data path, where not the default", _differences(config.datapath))
+    yield from _section("ledger", _ledger(config.ledger))
     yield from _section("limits, where not the default", _differences(config.limits))
     yield from _section("this host", (f"{label}: {value}" for label, value in facts()))
 
@@ -46,6 +59,9 @@ def warnings(config: Config) -> Iterator[str]:
     unused = list(_without_effect(config))
     if unused:
         yield f"without effect in this version: {'; '.join(unused)}"
+    networks = Networks(config.networks, config.relations)
+    yield from unreachable_rules(config.rules, networks)
+    yield from strange_addresses(networks)
     yield from _unused_settings(config)
     yield from _pool(config)
     yield from shortcomings(config)
@@ -58,17 +74,17 @@ def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
         yield from (f"  {line}" for line in found)
 
 
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
-
-
-def _listener(listener: ListenerConfig) -> str:
+def _listener(listener: ListenerConfig) -> Iterator[str]:
     target = f" to {listener.upstream}" if listener.upstream else ""
     kind = listener.kind.value
     advertised = f", as {listener.advertise}" if listener.advertise else ""
     protocol = listener.protocol or "the protocol by port"
     way = f"{kind}, {protocol}, on {listener.bind}{advertised}{target}"
-    return "; ".join([f"{listener.name}: {way}", *_arrangements(listener)])
+    yield "; ".join([f"{listener.name}: {way}", *_arrangements(listener)])
+    if listener.use_filters is not None:
+        yield f"  {filters_line(listener.use_filters)}"
+    if listener.secondary is not None:
+        yield f"  {scope_line(listener.secondary)}"
 
 
 def _arrangements(listener: ListenerConfig) -> Iterator[str]:
@@ -77,7 +93,7 @@ def _arrangements(listener: ListenerConfig) -> Iterator[str]:
     if listener.source == "client":
         yield "servers see the client's address"
     if listener.proxy_protocol != "off":
-        yield f"PROXY headers of {_list(listener.trusted)}: {listener.proxy_protocol}"
+        yield f"PROXY headers of {listed(listener.trusted)}: {listener.proxy_protocol}"
     if listener.send_proxy:
         yield f"sends PROXY headers of version {listener.send_proxy}"
 
@@ -85,38 +101,32 @@ def _arrangements(listener: ListenerConfig) -> Iterator[str]:
 def _protocol(protocol: ProtocolDefinition) -> str:
     parts = [f"{protocol.name}: {protocol.transport.value}"]
     if protocol.ports:
-        parts.append(f"ports {_list(map(str, protocol.ports))}")
+        parts.append(f"ports {listed(protocol.port_ranges)}")
     if protocol.secondary:
-        parts.append(f"secondary {_list(protocol.secondary)}")
-    parts.append(f"filters {_list(protocol.filters)}")
+        parts.append(f"secondary {listed(protocol.secondary)}")
+    parts.append(f"filters {listed(protocol.filters)}")
     return "; ".join(parts)
-
-
-def _rule(number: int, rule: Rule) -> str:
-    parts = [rule.name or str(number), "allow" if rule.allow else "deny"]
-    parts.append(_list(rule.protocols) if rule.protocols else "every protocol")
-    if rule.sources:
-        parts.append(f"from {_list(rule.sources)}")
-    if rule.targets:
-        parts.append(f"to {_list(rule.targets)}")
-    if rule.users:
-        parts.append(f"for {_list(rule.users)}")
-    return f"{parts[0]}: {' '.join(parts[1:])}"
 
 
 def _shared(shared: SharedConfig) -> Iterator[str]:
     yield f"ports {shared.ports}, open for {shared.linger:g} seconds after their last use"
     for entry in shared.allow:
-        names, prefixes = _list(entry.names), _list(entry.prefixes)
+        names, prefixes = listed(entry.names), listed(entry.prefixes)
         parts = [names if entry.names else prefixes]
         if entry.names and entry.prefixes:
             parts.append(f"in {prefixes}")
-        parts.append(f"port {_list(map(str, entry.ports))}" if entry.ports else "every port")
+        parts.append(f"port {listed(map(str, entry.ports))}" if entry.ports else "every port")
         yield f"allowed: {' '.join(parts)}"
     for each in shared.targets:
         told = f", as {each.advertise}" if each.advertise else ""
         only = f" for listener {each.listener}" if each.listener else ""
         yield f"{each.target} on port {each.port}{told}{only}"
+
+
+def _ledger(ledger: LedgerConfig) -> Iterator[str]:
+    if ledger.file is not None:
+        yield f"written to {ledger.file}, while at most {ledger.queue} lines wait for the disk"
+    yield f"the last {ledger.history} permissions that have ended are remembered"
 
 
 def _differences(section: Any, *, everything: bool = False) -> Iterator[str]:
@@ -139,7 +149,7 @@ def _without_effect(config: Config) -> Iterator[str]:
 
 
 def _unused_settings(config: Config) -> Iterator[str]:
-    used = {name for each in config.listeners for name in config.filters_of(each)}
+    used = {name for each in config.listeners for name in config.filters_under(each)}
     for name in config.filters:
         if name not in used:
             yield f"[filters.{name}] is set, but no listener has a protocol with this filter"

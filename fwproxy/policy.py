@@ -1,64 +1,35 @@
-"""Policy: networks, their relations, and rules. Pure decisions, no I/O and no clock."""
+"""Policy: which of the rules decides on a connection. Pure decisions, no I/O."""
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 
 import attrs
 
-from fwproxy.address import IpFilter, parse_ip, parse_prefix
-from fwproxy.errors import InvalidArgumentError
+from fwproxy.address import IpFilter
+from fwproxy.errors import (
+    CallError,
+    InvalidArgumentError,
+    NetworkRulesDeniedError,
+    NotAuthenticatedError,
+    PolicyRulesDeniedError,
+)
+from fwproxy.networks import ANY_NETWORK, Network, NetworkRelation, Networks, Relation
 from fwproxy.protocol import ProtocolDefinition
+from fwproxy.rules import Rule, RuleKind
+from fwproxy.times import wall_clock
 
-ANY_NETWORK = "any"
-"""The one network that there is when none is configured."""
-
-
-class NetworkRelation(enum.Enum):
-    """How two addresses are related."""
-
-    NONE = "none"
-    SAME = "same"
-    NAT = "nat"
-    REVERSE_NAT = "reverse nat"
-    ROUTE = "route"
-
-
-@attrs.frozen(slots=True)
-class Network:
-    """A named set of prefixes, with the proxy's own addresses in it."""
-
-    name: str
-    prefixes: tuple[str, ...] = ()
-    addresses: tuple[str, ...] = ()
-
-    def __attrs_post_init__(self) -> None:
-        for prefix in self.prefixes:
-            parse_prefix(prefix)
-        for address in self.addresses:
-            parse_ip(address)
-
-
-@attrs.frozen(slots=True)
-class Relation:
-    """How traffic from *source* to *target* is carried: `nat` or `route`."""
-
-    source: str
-    target: str
-    kind: NetworkRelation
-
-
-@attrs.frozen(slots=True)
-class Rule:
-    """One access rule; an empty tuple matches everything."""
-
-    allow: bool
-    protocols: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
-    users: tuple[str, ...] = ()
-    name: str = ""
+__all__ = [
+    "ANY_NETWORK",
+    "AccessRequest",
+    "Decision",
+    "Network",
+    "NetworkRelation",
+    "Policy",
+    "Relation",
+    "Rule",
+]
 
 
 @attrs.frozen(slots=True)
@@ -73,14 +44,51 @@ class AccessRequest:
 
 @attrs.frozen(slots=True)
 class Decision:
-    """The answer, with the rule that gave it, for the log and the ledger."""
+    """The answer.
+
+    Attributes:
+        allowed: yes or no.
+        rule: the name of the rule that gave it, or another reason, for the log and the ledger.
+        number: the rule's place, if it says more than yes.
+        error: what a refusal is raised as.
+    """
 
     allowed: bool
     rule: str
+    number: int | None = None
+    error: type[CallError] = PolicyRulesDeniedError
+
+    def denial(self, what: object) -> CallError:
+        """Return the error that says so about *what*."""
+        return self.error(f"{what} is not allowed ({self.rule})")
 
 
 _LISTENER_ALLOWS = Decision(allowed=True, rule="listener")
 _NO_RULE = Decision(allowed=False, rule="no rule matches")
+
+
+@attrs.frozen(slots=True)
+class _Entry:
+    """A rule as it is looked at: sets instead of tuples, and its answer made in advance."""
+
+    protocols: frozenset[str]
+    sources: frozenset[str]
+    targets: frozenset[str]
+    users: frozenset[str]
+    rule: Rule
+    answer: Decision
+
+    @classmethod
+    def of(cls, number: int, rule: Rule) -> _Entry:
+        place = None if rule.is_plain or not rule.allow else number - 1
+        return cls(
+            frozenset(rule.protocols),
+            frozenset(rule.sources),
+            frozenset(rule.targets),
+            frozenset(rule.users),
+            rule,
+            Decision(rule.allow, rule.name or f"rule {number}", place),
+        )
 
 
 class Policy:
@@ -88,7 +96,15 @@ class Policy:
 
     With neither networks nor rules there is one network, everything is routed, and what a
     listener was configured to do is allowed. Otherwise the first matching rule decides, and no
-    match denies.
+    match denies. Where there are relations, the networks of the two hosts must have one besides,
+    and against the direction of NAT only publishing rules allow; without any relations the rules
+    alone say who may talk to whom.
+
+    Args:
+        networks: with their prefixes.
+        relations: between them.
+        rules: in their order.
+        clock: tells the time in the time zone of the rules.
 
     Raises:
         InvalidArgumentError: a rule or relation names a network that is not there.
@@ -99,27 +115,21 @@ class Policy:
         networks: Iterable[Network] = (),
         relations: Iterable[Relation] = (),
         rules: Iterable[Rule] = (),
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
-        self.networks = {network.name: network for network in networks}
+        self.map = Networks(networks, relations)
+        self.networks = self.map.by_name
         self.rules = tuple(rules)
-        self._relations = {(r.source, r.target): r.kind for r in relations}
-        self._prefixes = sorted(
-            ((parse_prefix(p), n.name) for n in self.networks.values() for p in n.prefixes),
-            key=lambda pair: -pair[0].prefixlen,
-        )
-        self._check_names()
+        self.clock = clock or wall_clock()
+        self._entries = [_Entry.of(number, rule) for number, rule in enumerate(self.rules, 1)]
+        for problem in self._problems():
+            raise InvalidArgumentError(problem)
 
-    def _check_names(self) -> None:
-        known = set(self.networks) or {ANY_NETWORK}
-        named = [(f"relation {pair}", name) for pair in self._relations for name in pair]
-        named += [
-            (f"rule {number}", name)
-            for number, rule in enumerate(self.rules, 1)
-            for name in (*rule.sources, *rule.targets)
-        ]
-        for where, name in named:
-            if name not in known:
-                raise InvalidArgumentError(f"{where} names the network {name!r}, which is unknown")
+    def _problems(self) -> Iterator[str]:
+        for number, rule in enumerate(self.rules, 1):
+            for name in (*rule.sources, *rule.targets):
+                if not self.map.has(name):
+                    yield f"rule {number} names the network {name!r}, which is unknown"
 
     @property
     def is_default(self) -> bool:
@@ -128,51 +138,69 @@ class Policy:
 
     def network_of(self, host: str) -> str | None:
         """Return the name of the network that holds *host*, by the longest prefix."""
-        if not self.networks:
-            return ANY_NETWORK
-        address = parse_ip(host)
-        for prefix, name in self._prefixes:
-            if address.version == prefix.version and address in prefix:
-                return name
-        return None
+        return self.map.of(host)
 
     def hosts_of(self, network: str | None) -> IpFilter:
         """Return the hosts of a network; None has none."""
-        if network is None:
-            return IpFilter()
-        if network == ANY_NETWORK and not self.networks:
-            return IpFilter.everyone()
-        return IpFilter.only(*self.networks[network].prefixes)
+        return self.map.hosts_of(network)
 
     def relation(self, source: str, target: str) -> NetworkRelation:
         """Return how the host *source* is related to the host *target*."""
-        if not self.networks:
-            return NetworkRelation.ROUTE
-        here, there = self.network_of(source), self.network_of(target)
-        if here is None or there is None:
-            return NetworkRelation.NONE
-        if here == there:
-            return NetworkRelation.SAME
-        if (here, there) in self._relations:
-            return self._relations[here, there]
-        back = self._relations.get((there, here), NetworkRelation.NONE)
-        return NetworkRelation.REVERSE_NAT if back is NetworkRelation.NAT else back
+        return self.map.relation(source, target)
+
+    def facing(self, host: str, version: int, prefer: str | None = None) -> str | None:
+        """Return the proxy's own address in the network of *host*, or None (`Networks.facing`)."""
+        return self.map.facing(self.map.of(host), version, prefer)
 
     def decide(self, request: AccessRequest) -> Decision:
         """Return the first matching rule's answer."""
-        if self.is_default:
-            return _LISTENER_ALLOWS
-        source, target = self.network_of(request.client), self.network_of(request.server)
-        for number, rule in enumerate(self.rules, 1):
+        if not self._entries:
+            return _NO_RULE if self.networks else _LISTENER_ALLOWS
+        inwards = False
+        if self.map.relations:
+            relation = self.map.relation(request.client, request.server)
+            if relation is NetworkRelation.NONE:
+                return self._unrelated(request)
+            inwards = relation is NetworkRelation.REVERSE_NAT
+        return self._first(request, inwards=inwards)
+
+    def _first(self, request: AccessRequest, *, inwards: bool) -> Decision:
+        source, target = self.map.of(request.client), self.map.of(request.server)
+        name, denial = request.protocol.name, _NO_RULE
+        for entry in self._entries:
             if (
-                _matches(rule.protocols, request.protocol.name)
-                and _matches(rule.sources, source)
-                and _matches(rule.targets, target)
-                and _matches(rule.users, request.user)
+                (entry.protocols and name not in entry.protocols)
+                or (entry.sources and source not in entry.sources)
+                or (entry.targets and target not in entry.targets)
+                or (entry.rule.times and not self._is_time(entry.rule))
             ):
-                return Decision(rule.allow, rule.name or f"rule {number}")
-        return _NO_RULE
+                continue
+            if inwards and entry.rule.allow and entry.rule.kind is not RuleKind.PUBLISH:
+                denial = _not_published(entry.answer.rule, source, target)
+            elif not entry.users or request.user in entry.users:
+                return entry.answer
+            elif request.user is None and entry.rule.allow:
+                denial = _anonymous(entry.answer.rule)
+        return denial
+
+    def _is_time(self, rule: Rule) -> bool:
+        now = self.clock()
+        return any(time.holds(now) for time in rule.times)
+
+    def _unrelated(self, request: AccessRequest) -> Decision:
+        places = [
+            f"{host} in {self.map.of(host) or 'no network'}"
+            for host in (request.client, request.server)
+        ]
+        reason = f"no relation between {places[0]} and {places[1]}"
+        return Decision(allowed=False, rule=reason, error=NetworkRulesDeniedError)
 
 
-def _matches(wanted: tuple[str, ...], found: str | None) -> bool:
-    return not wanted or found in wanted
+def _not_published(rule: str, source: str | None, target: str | None) -> Decision:
+    reason = f"{rule} does not publish, and {source} is outside of the NAT before {target}"
+    return Decision(allowed=False, rule=reason, error=NetworkRulesDeniedError)
+
+
+def _anonymous(rule: str) -> Decision:
+    reason = f"{rule} is for users, and the client has not authenticated"
+    return Decision(allowed=False, rule=reason, error=NotAuthenticatedError)

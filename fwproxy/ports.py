@@ -69,6 +69,7 @@ class PortPool:
         backlog: int | None = 1,
         *,
         foreign: bool = False,
+        within: PortRange | None = None,
     ) -> list[socket.socket]:
         """Bind *count* consecutive ports, the lowest a multiple of *count* (S07, S08).
 
@@ -82,6 +83,7 @@ class PortPool:
             count: how many.
             backlog: reaches listen() unchanged.
             foreign: whether it is the address of another host, which this one routes for.
+            within: the part of the range to take; None is all of it.
 
         Raises:
             AddressInUseError: the port asked for is taken.
@@ -93,27 +95,19 @@ class PortPool:
             return [self._open(proxy_address, how)]
         taken = self._taken.get((transport, proxy_address.host), set())
         if not self._is_full(taken):
-            for wanted in self._places(count):
+            for wanted in _places(within or self.ports, count, self._random):
                 if taken.isdisjoint(wanted):
                     sockets = self._open_all(proxy_address, wanted, how)
                     if sockets:
                         return sockets
-        raise self._exhausted(transport, count, proxy_address.host)
+        raise self._exhausted(transport, count, proxy_address.host, within)
 
-    def _places(self, count: int) -> Iterator[range]:
-        """Yield all runs of *count* ports that begin with a multiple of it, from a random one."""
-        lowest = -(-self.ports.first // count) * count
-        places = (self.ports.last + 1 - lowest) // count
-        if places > 0:
-            start = self._random.randrange(places)
-            for step in range(places):
-                first = lowest + (start + step) % places * count
-                yield range(first, first + count)
-
-    def _exhausted(self, transport: Transport, count: int, host: str) -> PortsExhaustedError:
+    def _exhausted(
+        self, transport: Transport, count: int, host: str, within: PortRange | None = None
+    ) -> PortsExhaustedError:
         return PortsExhaustedError(
-            f"no {count} consecutive {transport.value} port(s) of {self.ports} are free on "
-            f"{host} (secondary.ports)"
+            f"no {count} consecutive {transport.value} port(s) of {within or self.ports} "
+            f"are free on {host} (secondary.ports)"
         )
 
     def _is_full(self, taken: set[int]) -> bool:
@@ -136,7 +130,7 @@ class PortPool:
         """
         if self.reserved + count > self._max_reserved:
             raise QuotaError(f"more than {self._max_reserved} ports (max_reserved_ports)")
-        for wanted in self._places(count):
+        for wanted in _places(self.ports, count, self._random):
             if any((transport, port) in self._reservations for port in wanted):
                 continue
             reservation = PortReservation(wanted, transport, host, self._unreserved)
@@ -225,3 +219,14 @@ class PortPool:
             raise address_error(address, error) from error
         self._taken[how.transport, address.host].add(address.port or sock.getsockname()[1])
         return sock
+
+
+def _places(ports: PortRange, count: int, rng: random.Random) -> Iterator[range]:
+    """Yield all runs of *count* ports that begin with a multiple of it, from a random one."""
+    lowest = -(-ports.first // count) * count
+    places = (ports.last + 1 - lowest) // count
+    if places > 0:
+        start = rng.randrange(places)
+        for step in range(places):
+            first = lowest + (start + step) % places * count
+            yield range(first, first + count)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 
 import attrs
 
 from fwproxy.address import Transport
+from fwproxy.bounds import PortRange
 from fwproxy.errors import InvalidArgumentError
 
 _NAMESPACE = uuid.UUID("6c1b2c44-6f5e-5a0e-9a3c-0d6b5f2f7c11")
@@ -15,6 +17,14 @@ _NAMESPACE = uuid.UUID("6c1b2c44-6f5e-5a0e-9a3c-0d6b5f2f7c11")
 def protocol_id(name: str) -> uuid.UUID:
     """Return the identity of a protocol that has no better one: the same name, the same id."""
     return uuid.uuid5(_NAMESPACE, name)
+
+
+def _all_ports(ports: Iterable[int | str | PortRange]) -> tuple[int, ...]:
+    found: dict[int, None] = {}
+    for item in ports:
+        each = PortRange.parse(item) if isinstance(item, str) else item
+        found.update(dict.fromkeys([each] if isinstance(each, int) else each.numbers))
+    return tuple(found)
 
 
 def _check_ports(_: object, __: object, ports: tuple[int, ...]) -> None:
@@ -30,7 +40,8 @@ class ProtocolDefinition:
     Attributes:
         name: what configuration and log call it.
         transport: TCP or UDP.
-        ports: the server's usual ports; the first is the default one.
+        ports: the server's usual ports, given as numbers and ranges (`"6000-6063"`); the first is
+            the default one.
         secondary: names of the protocols of its secondary connections.
         filters: names of the filters that read its primary connections, in call order.
         id: its identity; made from the name unless given.
@@ -41,12 +52,23 @@ class ProtocolDefinition:
 
     name: str
     transport: Transport = Transport.TCP
-    ports: tuple[int, ...] = attrs.field(default=(), validator=_check_ports)
+    ports: tuple[int, ...] = attrs.field(default=(), converter=_all_ports, validator=_check_ports)
     secondary: tuple[str, ...] = ()
     filters: tuple[str, ...] = ()
     id: uuid.UUID = attrs.field(
         default=attrs.Factory(lambda self: protocol_id(self.name), takes_self=True)
     )
+
+    @property
+    def port_ranges(self) -> list[str]:
+        """The ports as people write them."""
+        spans: list[list[int]] = []
+        for port in self.ports:
+            if spans and port == spans[-1][-1] + 1:
+                spans[-1][1:] = [port]
+            else:
+                spans.append([port])
+        return ["-".join(map(str, span)) for span in spans]
 
     def over(self, transport: Transport) -> ProtocolDefinition:
         """Return the same protocol over another transport."""

@@ -109,7 +109,7 @@ def _problems(config: Config) -> Iterator[Problem]:
         troubles = list(_trouble(name, (), place))
         yield from troubles
         broken.update([name] if troubles else [])
-    used = {name for each in config.listeners for name in config.filters_of(each)}
+    used = {name for each in config.listeners for name in config.filters_under(each)}
     sound = set()
     for name in dict.fromkeys([*config.filters, *sorted(used - broken)]):
         troubles = list(_trouble(name, (config.filters.get(name, {}),), at=("filters", name)))
@@ -118,7 +118,7 @@ def _problems(config: Config) -> Iterator[Problem]:
     for number, listener in enumerate(config.listeners):
         for name, table in listener.filters.items():
             place = ("listeners", number, "filters", name)
-            known = config.filters_of(listener)
+            known = config.filters_under(listener)
             if name not in known:
                 what = f"the protocol {listener.protocol}" if listener.protocol else "any protocol"
                 yield place, no_such(f"filter in {what}", name, known)
@@ -132,9 +132,15 @@ def _named(config: Config) -> Iterator[tuple[Place, str]]:
         for item, name in enumerate(() if protocol in BUILT_IN else protocol.filters):
             yield ("protocols", number, "filters", item), name
     for number, listener in enumerate(config.listeners):
-        for used in config.protocols_of(listener):
-            for name in used.filters if used in BUILT_IN else ():
-                yield ("listeners", number, "protocol"), name
+        for item, name in enumerate(listener.use_filters or ()):
+            yield ("listeners", number, "use_filters", item), name
+        if listener.use_filters is None:
+            for used in config.protocols_of(listener):
+                for name in used.filters if used in BUILT_IN else ():
+                    yield ("listeners", number, "protocol"), name
+    for number, rule in enumerate(config.rules):
+        for item, name in enumerate(rule.use_filters or ()):
+            yield ("rules", number, "use_filters", item), name
 
 
 def _trouble(name: str, layers: tuple[Mapping[str, Any], ...], at: Place) -> Iterator[Problem]:

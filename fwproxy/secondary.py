@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from fwproxy.address import Destination, Endpoint, IpFilter, Transport
+from fwproxy.bounds import PortRange
 from fwproxy.clock import Deadline
 from fwproxy.connection import Connection
 from fwproxy.datapath.accept import Acceptor
@@ -21,7 +22,7 @@ from fwproxy.errors import InvalidArgumentError, PolicyRulesDeniedError, Termina
 from fwproxy.events import BindTcp, BindUdp, Event, Listen, UdpDestination
 from fwproxy.filter import SessionFilter
 from fwproxy.flags import ConnectionFlags, SecondaryFlags, Verdict
-from fwproxy.ledger import FirewallAction
+from fwproxy.ledger import MAX_TRIGGER, USED, FirewallAction
 from fwproxy.port_sockets import make_transparent
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.reservation import PortReservation
@@ -29,9 +30,6 @@ from fwproxy.sources import Source
 
 if TYPE_CHECKING:
     from fwproxy.session import Session
-
-USED = "used"
-"""The close reason of a permission whose one connection has come."""
 
 _RECEIVE_BUFFER = 64 * 1024
 
@@ -50,6 +48,9 @@ class SecondaryCall:
         source: the address to leave from towards the server.
         reserved: the ports to use, instead of any of the pool.
         choice: the data path of the connections, and why.
+        trigger: what has made the filter ask, for the ledger.
+        ports: the ports of the pool that it may have; None is all of them.
+        longest: seconds that the permissions may last unused; None is as long as they like.
     """
 
     session: Session
@@ -61,6 +62,9 @@ class SecondaryCall:
     source: Endpoint | None = None
     reserved: PortReservation | None = None
     choice: Choice = UNDECIDED
+    trigger: str | None = None
+    ports: PortRange | None = None
+    longest: float | None = None
 
     @property
     def is_tcp(self) -> bool:
@@ -88,9 +92,14 @@ class SecondaryCall:
 
     @property
     def timeout(self) -> float | None:
-        """Seconds that the TIMEOUT flag means here, or None without it."""
-        wanted = SecondaryFlags.TIMEOUT in self.flags
-        return self.session.engine.config.secondary.timeout if wanted else None
+        """Seconds that a permission lasts unused, or None: until it is killed.
+
+        The TIMEOUT flag asks for a time-out, and what is granted may set a shorter one.
+        """
+        if SecondaryFlags.TIMEOUT not in self.flags:
+            return self.longest
+        usual = self.session.engine.config.secondary.timeout
+        return usual if self.longest is None else min(usual, self.longest)
 
     def decided(
         self, kind: type[Event], address: Endpoint, attached: Sequence[str] = ()
@@ -142,21 +151,42 @@ class SecondaryCall:
         return connection
 
     def check_policy(self, host: str) -> None:
-        """Raise PolicyRulesDeniedError unless the client may speak the protocol with *host*."""
+        """Make sure that the client may speak the protocol with *host*.
+
+        Raises:
+            PolicyRulesDeniedError: the rules say no.
+            NetworkRulesDeniedError: the networks of the two have no relation.
+        """
         decision = self.session.decide(self.protocol, host)
         if not decision.allowed:
-            raise PolicyRulesDeniedError(
-                f"{self.protocol.name} with {host} is not allowed ({decision.rule})"
-            )
+            raise decision.denial(f"{self.protocol.name} with {host}")
 
     def allocate(
         self, address: Endpoint, count: int, backlog: int, *, foreign: bool = False
     ) -> list[socket.socket]:
-        """Bind consecutive ports, reserved ones if there are any (`PortPool.allocate`)."""
+        """Bind consecutive ports, reserved ones if there are any (`PortPool.allocate`).
+
+        Raises:
+            PolicyRulesDeniedError: a port that is asked for is not granted.
+        """
         ports, transport = self.session.engine.ports, self.protocol.transport
         if self.reserved is None:
-            return ports.allocate(address, transport, count, backlog, foreign=foreign)
+            self.check_port(address.port)
+            return ports.allocate(
+                address, transport, count, backlog, foreign=foreign, within=self.ports
+            )
+        for port in self.reserved.ports:
+            self.check_port(port)
         return ports.open_reserved(self.reserved, address, count, backlog, foreign=foreign)
+
+    def check_port(self, port: int) -> None:
+        """Make sure that a port of the proxy is granted; 0 is any of those that are.
+
+        Raises:
+            PolicyRulesDeniedError: it is not.
+        """
+        if port and self.ports is not None and port not in self.ports:
+            raise PolicyRulesDeniedError(f"port {port} is not one of the granted {self.ports}")
 
     def check_reserved(self, address: Endpoint, count: int) -> None:
         """Make sure that the reserved ports, if any, are such as this call needs.
@@ -207,7 +237,7 @@ class SecondaryCall:
             if expiry is not None:
                 expiry.cancel()
             engine.ledger.strike(action)
-            action.session.permissions.discard(action)
+            action.session.let_go(action)
             close(reason)
             if owns_port and proxy_address is not None:
                 engine.ports.release(proxy_address, self.protocol.transport)
@@ -226,11 +256,12 @@ class SecondaryCall:
             filter_name=self.filter_name,
             withdraw=withdraw,
             choice=self.choice,
+            trigger=None if self.trigger is None else self.trigger[:MAX_TRIGGER],
         )
         if timeout is not None:
             expiry = engine.deadlines.after(timeout, action.expire)
         engine.ledger.enter(action)
-        session.permissions.add(action)
+        session.hold(action)
         engine.log.debug("permission given", permission=action)
         return action
 
@@ -280,6 +311,8 @@ class WaitingPort:
         if self._single:
             action.cancel(USED)
         self._on_accept(sock, peer)
+        if self._single:
+            action.settle()  # which it has not if there was room for the connection
 
     def _exhausted(self, error: OSError) -> None:
         self.session.engine.log.warning(
@@ -343,10 +376,7 @@ def known_client(connection: Connection) -> Endpoint | None:
 
 def another_connection(call: SecondaryCall, client: Endpoint) -> Connection | None:
     """Make one more connection of a permission for many, if the session has room for it."""
-    limits = call.session.engine.limits
-    if len(call.session.connections) >= limits.max_connections_per_session:
-        return None
-    return call.connection(client)
+    return call.connection(client) if call.session.has_room() else None
 
 
 def carry_datagrams(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
 from fwproxy.address import Transport
-from fwproxy.dispatch import BoundFilter
 from fwproxy.protocol import ProtocolDefinition
+from fwproxy.terms import Terms
 
 
 @attrs.frozen(slots=True, eq=False)
@@ -17,11 +17,23 @@ class Service:
 
     Attributes:
         protocol: its definition.
-        bound_filters: its filters with their settings for the listener, in call order.
+        terms: what holds for its sessions, and
+        terms_by_rule: what holds instead under rules that say more than yes, by their place.
+        rules_grant: whether any of those bounds what filters may open.
     """
 
     protocol: ProtocolDefinition
-    bound_filters: tuple[BoundFilter, ...]
+    terms: Terms
+    terms_by_rule: Mapping[int, Terms]
+    rules_grant: bool = attrs.field(init=False)
+
+    @rules_grant.default
+    def _any_rule_grants(self) -> bool:
+        return any(each.grants != self.terms.grants for each in self.terms_by_rule.values())
+
+    def terms_of(self, number: int | None) -> Terms:
+        """Return the terms under a rule, by its place among the rules."""
+        return self.terms if number is None else self.terms_by_rule.get(number, self.terms)
 
 
 class Services:
@@ -30,21 +42,21 @@ class Services:
     Args:
         protocols: their definitions; of those with a port, the first one has it. A definition
             without ports is for every port that nobody else has.
-        bind: returns the filters of a definition.
+        serve: makes the service of a definition.
         is_fixed: there is only one, and every port is its.
     """
 
     def __init__(
         self,
         protocols: Iterable[ProtocolDefinition],
-        bind: Callable[[ProtocolDefinition], tuple[BoundFilter, ...]],
+        serve: Callable[[ProtocolDefinition], Service],
         *,
         is_fixed: bool,
     ) -> None:
         self._by_port: dict[tuple[Transport, int], Service] = {}
         self._others: dict[Transport, Service] = {}
         for protocol in protocols:
-            service = Service(protocol, bind(protocol))
+            service = serve(protocol)
             if is_fixed or not protocol.ports:
                 self._others.setdefault(protocol.transport, service)
             else:

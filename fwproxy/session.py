@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fwproxy.address import Endpoint, HostName, IpFilter, Reach, Transport, reach_of
 from fwproxy.address_check import client_address_problem
@@ -23,35 +23,32 @@ from fwproxy.factories import DataFilterFactory, Factories, FactoryAction
 from fwproxy.filter import FAULTS, Priority, SessionFilter
 from fwproxy.flags import SecondaryFlags, SessionFlags, Verdict
 from fwproxy.future import hand_over
+from fwproxy.grants import check_client_addresses as check_granted
+from fwproxy.holdings import Holdings, Shared
 from fwproxy.ledger import FirewallAction
 from fwproxy.listener_config import ListenerKind
 from fwproxy.naming import host_by_address, host_by_name
 from fwproxy.policy import AccessRequest, Decision, NetworkRelation
 from fwproxy.protocol import ProtocolDefinition
+from fwproxy.quotas import Usage
 from fwproxy.reservation import PortReservation
 from fwproxy.secondary import SecondaryCall
 from fwproxy.services import Service
 from fwproxy.session_calls import SessionCalls
-from fwproxy.sources import is_full_proxy
+from fwproxy.sources import TRANSLATED, is_full_proxy
+from fwproxy.terms import Terms, govern
 
 if TYPE_CHECKING:
     from fwproxy.listeners.base import Listener
 
 
-class Shared(Protocol):
-    """What several sessions use."""
-
-    def left_by(self, session: Session) -> None:
-        """Hear that a session has ended."""
-
-
 _NO_ADDRESS = Decision(allowed=False, rule="no address to connect to")
 
 
-class Session(SessionCalls):
+class Session(Holdings, SessionCalls):
     """One client of one listener. It owns its connections and permissions: its end ends them.
 
-    The calls that open something are those of `SessionCalls`.
+    The calls that open something are those of `SessionCalls`; what it has is in `Holdings`.
 
     Attributes:
         id: its number in log and ledger.
@@ -67,8 +64,7 @@ class Session(SessionCalls):
         "__weakref__", "_client_binds", "_hearings", "_listener", "_on_end", "_shared",
         "advertised_host", "authenticated_user", "bound_filters", "client_address",
         "connections", "end_reason", "engine", "factories", "id", "permissions", "primary",
-        "protocol", "resolutions",
-        "session_filters",
+        "protocol", "resolutions", "rule", "service", "session_filters", "terms",
     )  # fmt: skip
 
     def __init__(
@@ -83,8 +79,12 @@ class Session(SessionCalls):
         self.id = next(engine.session_numbers)
         self._listener = listener
         self._on_end = on_end
+        self.service = service
         self.protocol: ProtocolDefinition = service.protocol
-        self.bound_filters: tuple[BoundFilter, ...] = service.bound_filters
+        self.bound_filters: tuple[BoundFilter, ...] = service.terms.bound_filters
+        self.terms: Terms = service.terms
+        self.rule = ""
+        self.usages: tuple[Usage, ...] = ()
         self.client_address = client.with_port(0)
         self.authenticated_user: str | None = None
         self.advertised_host: str | None = listener.config.advertise
@@ -118,6 +118,8 @@ class Session(SessionCalls):
         flags = SessionFlags.NONE
         if self.authenticated_user is not None:
             flags |= SessionFlags.AUTHENTICATED
+        if self.relation_to_server(self.client_address.host) in TRANSLATED:
+            flags |= SessionFlags.NAT
         if self.end_reason is not None:
             flags |= SessionFlags.TERMINATED
         return flags
@@ -229,13 +231,14 @@ class Session(SessionCalls):
         The flags are added to those of `[secondary] allow_addresses`.
 
         Raises:
-            AddressNotAllowedError: one is not; the message says which and why.
+            AddressNotAllowedError: one is not, or is not granted; the message says which and why.
         """
         flags |= self.engine.address_flags
         for client in clients:
             problem = client_address_problem(self, client, flags)
             if problem:
                 raise AddressNotAllowedError(problem)
+        check_granted(self, clients)
 
     def internal_source(self, client: Endpoint) -> Endpoint | None:
         """Return the address to leave from towards the client: the one that it came to."""
@@ -324,10 +327,14 @@ class Session(SessionCalls):
         *,
         source: Endpoint | None = None,
         reserved: PortReservation | None = None,
+        trigger: str | None = None,
     ) -> SecondaryCall:
+        if trigger is None:
+            trigger = getattr(context, "trigger", None)
         return SecondaryCall(
-            self, protocol, flags, session_filter, context, ip_filter, source, reserved
-        )
+            self, protocol, flags, session_filter, context, ip_filter, source, reserved,
+            trigger=trigger if isinstance(trigger, str) else None,
+        )  # fmt: skip
 
     def _asker(self) -> Connection:
         self._check_alive()
@@ -341,33 +348,26 @@ class Session(SessionCalls):
             self._shared = set()
         self._shared.add(port)
 
-    def _check_alive(self) -> None:
-        if self.end_reason is not None:
-            raise TerminatingError("the session is ending")
-
-    def check_room(self, permissions: int, connections: int) -> None:
-        """Make sure that the session may have that many more.
+    def govern_by(self, decision: Decision) -> None:
+        """Note the rule that has allowed the primary connection, and what it says besides.
 
         Raises:
-            TerminatingError: it is ending.
-            QuotaError: it may not.
+            QuotaError: the rule has as many connections as it may have, or they come too fast.
         """
-        self._check_alive()
-        limits = self.engine.limits
-        if len(self.permissions) + permissions > limits.max_permissions_per_session:
-            raise QuotaError(
-                f"more than {limits.max_permissions_per_session} permissions "
-                "(max_permissions_per_session)"
-            )
-        if len(self.connections) + connections > limits.max_connections_per_session:
-            raise QuotaError(
-                f"more than {limits.max_connections_per_session} connections "
-                "(max_connections_per_session)"
-            )
+        self.rule = decision.rule
+        terms = self.service.terms_of(decision.number)
+        if terms is not self.terms:
+            try:
+                govern(self, terms)
+            except QuotaError as error:
+                self.report_quota(error)
+                raise
 
     def remove_connection(self, connection: Connection, reason: str) -> None:
         """Let go of a connection that has ended; the primary's end is the session's."""
         self.connections.discard(connection)
+        if self.usages:
+            self.count_connection(-1)
         if connection is self.primary:
             self.end(reason)
         if self.end_reason is not None and not self.connections:
@@ -430,4 +430,6 @@ class Session(SessionCalls):
         self.session_filters.clear()
         for port in self._shared or ():
             port.left_by(self)
+        for usage in self.usages:
+            self.leave(usage)
         self._on_end(self)

@@ -39,6 +39,7 @@ class SessionCalls:
         context: object = None,
         ip_filter: IpFilter | None = None,
         reserved: PortReservation | None = None,
+        trigger: str | None = None,
     ) -> list[Connection]:
         """Bind consecutive ports of the proxy on behalf of the client, for inbound connections.
 
@@ -62,6 +63,8 @@ class SessionCalls:
             ip_filter: who may connect; None is everybody (S24).
             reserved: ports from `Firewall.reserve_ports` to use, from the first unused one on,
                 instead of any of the pool.
+            trigger: what in the protocol has made the filter ask, for the ledger, such as `PASV`;
+                None is the context's `trigger`, if it has one.
 
         Returns:
             One connection for each client address; the i-th has the lowest port + i (S07).
@@ -77,8 +80,9 @@ class SessionCalls:
             TerminatingError: the session is ending.
         """
         call = self._call(
-            protocol.over(transport), flags, session_filter, context, ip_filter, reserved=reserved
-        )
+            protocol.over(transport), flags, session_filter, context, ip_filter, reserved=reserved,
+            trigger=trigger,
+        )  # fmt: skip
         return await bind_for_client(call, client_addresses, proxy_address, backlog)
 
     async def redirect_connections(
@@ -92,6 +96,7 @@ class SessionCalls:
         session_filter: SessionFilter | None = None,
         context: object = None,
         reserved: PortReservation | None = None,
+        trigger: str | None = None,
     ) -> Redirection:
         """Open ports of the proxy where the client's connections are passed on to the targets.
 
@@ -105,6 +110,7 @@ class SessionCalls:
             session_filter: hears EstablishedConnection, with *context*.
             context: any object.
             reserved: as for `bind_for_client`.
+            trigger: as for `bind_for_client`.
 
         Returns:
             What to tell the client, and one action for each target (S34, S35).
@@ -114,7 +120,7 @@ class SessionCalls:
         """
         call = self._call(
             protocol.over(transport), flags, session_filter, context,
-            source=proxy_external_address, reserved=reserved,
+            source=proxy_external_address, reserved=reserved, trigger=trigger,
         )  # fmt: skip
         return await redirect_connections(call, targets)
 
@@ -128,6 +134,7 @@ class SessionCalls:
         protocol: ProtocolDefinition,
         session_filter: SessionFilter | None = None,
         context: object = None,
+        trigger: str | None = None,
     ) -> Connection:
         """Connect to the server and to the client, where both of them wait for a connection.
 
@@ -135,7 +142,9 @@ class SessionCalls:
             The same as `bind_for_client`. That one of them cannot be reached ends the
             connection, and is heard of as ConnectionTerminating.
         """
-        call = self._call(protocol, flags, session_filter, context, source=proxy_external_address)
+        call = self._call(
+            protocol, flags, session_filter, context, source=proxy_external_address, trigger=trigger
+        )
         return await connect_for_client(call, client_address, server_address)
 
     async def allow_future_connect(
@@ -148,6 +157,7 @@ class SessionCalls:
         protocol: ProtocolDefinition,
         session_filter: SessionFilter | None = None,
         context: object = None,
+        trigger: str | None = None,
     ) -> FirewallAction:
         """Permit a connection that the client itself will make, to an address of its server.
 
@@ -170,6 +180,7 @@ class SessionCalls:
             protocol: as for `bind_for_client`.
             session_filter: hears EstablishedConnection, with *context*.
             context: any object.
+            trigger: as for `bind_for_client`.
 
         Raises:
             AddressNotAllowedError: the address is not the server's, or a port below 1024.
@@ -179,8 +190,9 @@ class SessionCalls:
             TerminatingError: the session is ending.
         """
         call = self._call(
-            protocol.over(transport), flags, session_filter, context, source=proxy_external
-        )
+            protocol.over(transport), flags, session_filter, context, source=proxy_external,
+            trigger=trigger,
+        )  # fmt: skip
         return await allow_future_connect(call, address)
 
     async def retroactive_allow_bind(
@@ -193,6 +205,7 @@ class SessionCalls:
         session_filter: SessionFilter | None = None,
         context: object = None,
         ip_filter: IpFilter | None = None,
+        trigger: str | None = None,
     ) -> BindAnswer:
         """Let peers come to a port that the client holds already, as SOCKS clients do.
 
@@ -205,6 +218,7 @@ class SessionCalls:
             session_filter: hears EstablishedConnection, with *context*.
             context: any object.
             ip_filter: who may come; None is everybody.
+            trigger: as for `bind_for_client`.
 
         Returns:
             Whether they may come now, might before, or there is no such port: then the address
@@ -217,7 +231,9 @@ class SessionCalls:
             QuotaError: a limit was reached.
             TerminatingError: the session is ending.
         """
-        call = self._call(protocol.over(transport), flags, session_filter, context, ip_filter)
+        call = self._call(
+            protocol.over(transport), flags, session_filter, context, ip_filter, trigger=trigger
+        )
         return await retroactive_allow_bind(call, address)
 
     async def host_access_check(
@@ -254,6 +270,7 @@ class SessionCalls:
         session_filter: SessionFilter | None = None,
         context: object = None,
         ip_filter: IpFilter | None = None,
+        trigger: str | None = None,
     ) -> Connection:
         """Make a primary inbound connection for a client that made no bind; nothing is bound.
 
@@ -270,6 +287,7 @@ class SessionCalls:
             session_filter: is not asked itself, and hears EstablishedConnection.
             context: any object.
             ip_filter: who may come; None is everybody.
+            trigger: as for `bind_for_client`.
 
         Raises:
             AddressNotAllowedError: the client address is not the client's.
@@ -277,11 +295,18 @@ class SessionCalls:
             QuotaError: a limit was reached.
             TerminatingError: the session is ending.
         """
-        call = self._call(protocol.over(transport), flags, session_filter, context, ip_filter)
+        call = self._call(
+            protocol.over(transport), flags, session_filter, context, ip_filter, trigger=trigger
+        )
         return await emulate_client_bind(call, client, proxy)
 
     async def share_redirection(
-        self, target: Destination, *, protocol: ProtocolDefinition, advertise: str | None = None
+        self,
+        target: Destination,
+        *,
+        protocol: ProtocolDefinition,
+        advertise: str | None = None,
+        trigger: str | None = None,
     ) -> SharedRedirection:
         """Open a port that stands for a server, for this client and every other one.
 
@@ -298,6 +323,7 @@ class SessionCalls:
             protocol: what its connections are: the listener's own, or one of its secondaries.
             advertise: what to tell the client, with or without a port; None is what the
                 configuration says, or the address that it knows the proxy by.
+            trigger: as for `bind_for_client`.
 
         Raises:
             PolicyRulesDeniedError: the target is nothing to share, or the rules say no.
@@ -307,7 +333,7 @@ class SessionCalls:
             QuotaError: `limits.max_shared_redirections` are in use.
             TerminatingError: the session is ending.
         """
-        return await share_redirection(self._call(protocol), target, advertise)
+        return await share_redirection(self._call(protocol, trigger=trigger), target, advertise)
 
     def _call(
         self,
@@ -319,6 +345,7 @@ class SessionCalls:
         *,
         source: Endpoint | None = None,
         reserved: PortReservation | None = None,
+        trigger: str | None = None,
     ) -> SecondaryCall:
         """Say what the calls have in common; the session itself adds who asks."""
         raise NotImplementedError

@@ -17,10 +17,12 @@ from fwproxy.connection import Connection
 from fwproxy.datapath.accept import Acceptor
 from fwproxy.errors import (
     AddressInUseError,
+    AddressNotAllowedError,
     InvalidArgumentError,
     PolicyRulesDeniedError,
     PortsExhaustedError,
 )
+from fwproxy.grants import granted
 from fwproxy.ledger import FirewallAction
 from fwproxy.port_sockets import open_port, start_listening
 from fwproxy.secondary import SecondaryCall
@@ -68,7 +70,7 @@ class SharedPort:
         self.last_used = engine.deadlines.now()
         self._engine = engine
         self._protocol = call.protocol
-        self._service = Service(call.session.protocol, call.session.bound_filters)
+        self._service: Service = call.session.service
         self._listener: Listener = call.session.listener
         self._linger: Deadline | None = None
         self._acceptor = Acceptor(
@@ -142,6 +144,7 @@ async def share_redirection(
     session.check_room(0, 0)
     key = _checked_key(call, target)
     port = shared.get(key)
+    call = _granted(call, key, port)
     if port is None:
         shared.make_room()
         port = _open_port(call, key)
@@ -164,6 +167,21 @@ def _checked_key(call: SecondaryCall, target: Destination) -> SharedKey:
     return SharedKey(session.listener_name, call.protocol.name, target)
 
 
+def _granted(call: SecondaryCall, key: SharedKey, port: SharedPort | None) -> SecondaryCall:
+    """Return the call as far as it is granted; a port that the session has counts once."""
+    session, target = call.session, key.target
+    more = 0 if port is not None and session in port.users else 1
+    if isinstance(target, Endpoint):
+        call = granted(call, "share", [target.host], more)
+    else:
+        call = granted(call, "share", [], more)
+        if any(grant.scope.peers is not None for grant in session.terms.grants):
+            raise AddressNotAllowedError(f"{target} may lead to hosts that are not granted")
+    if port is not None:
+        call.check_port(port.address.port)
+    return call
+
+
 def _open_port(call: SecondaryCall, key: SharedKey) -> SharedPort:
     engine = call.session.engine
     sock = _listening(call, key)
@@ -173,7 +191,7 @@ def _open_port(call: SecondaryCall, key: SharedKey) -> SharedPort:
         sock.close()
         raise
     port.action = call.permit(port.address, key.target, None, port.ended)
-    call.session.permissions.discard(port.action)  # it outlives the session
+    call.session.let_go(port.action)  # it outlives the session
     engine.shared.enter(port)
     engine.shared.rule.remember(key, port.address.port)
     return port
@@ -185,6 +203,8 @@ def _listening(call: SecondaryCall, key: SharedKey) -> socket.socket:
     host, own = listener.config.bind.host, engine.shared.rule.configured(key)
     taken = [port.address.port for port in engine.shared]
     for port in engine.shared.rule.candidates(key, taken):
+        if call.ports is not None and port not in call.ports:
+            continue
         address = Endpoint(host, port)
         try:
             sock = _listen_on(address, listener.config.backlog)

@@ -12,7 +12,7 @@ import random
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -404,19 +404,21 @@ def probe_config(
     bind: Endpoint = Endpoint(HOST),  # noqa: B008 - a frozen value
     limits: Limits | None = None,
     more: Sequence[ListenerConfig] = (),
+    listener: Mapping[str, Any] | None = None,
     **rest: Any,
 ) -> Config:
     """Return a configuration with a listener that is called and speaks `probe`, and *more*."""
     probe = ProtocolDefinition("probe", secondary=("probe-data",), filters=tuple(filters))
-    listener = ListenerConfig(
+    way_in = ListenerConfig(
         "probe",
         bind,
         "probe",
         kind,
         upstream if kind is ListenerKind.FORWARD else None,
+        **(listener or {}),
     )
     protocols = (*BUILT_IN, probe, PROBE_DATA)
-    return Config((listener, *more), protocols=protocols, limits=limits or Limits(), **rest)
+    return Config((way_in, *more), protocols=protocols, limits=limits or Limits(), **rest)
 
 
 @contextlib.asynccontextmanager
@@ -430,9 +432,9 @@ async def open_world(
         names, upstream=upstream or server.address, bind=Endpoint(host), **settings
     )
     firewall = Firewall(config, filters)
-    await firewall.start()
     world = World(firewall, server)
     try:
+        await firewall.start()
         yield world
         if firewall._engine is not None:
             world.close_ends()

@@ -1,12 +1,14 @@
 """Endpoints, host names and sets of hosts."""
 
 import ipaddress
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fwproxy.address import (
+    Comparison,
     Endpoint,
     HostName,
     IpFilter,
@@ -193,6 +195,63 @@ def test_filters_combine_and_compare_like_sets(one, other):
         assert in_a == in_b
     assert union == b.include_filter(a)
     assert rest.include_filter(b) == union
+
+
+@given(STEPS, STEPS)
+def test_filters_compare_as_subsets_do(one, other):
+    (a, in_a), (b, in_b) = described(one), described(other)
+    both = a.intersect(b)
+    assert {host for host in UNIVERSE if both.is_included(host)} == in_a & in_b
+    assert (a <= b) is (a.include_filter(b) == b)
+    assert both <= a
+    assert both <= b
+    expected = {
+        (True, True): Comparison.EQUAL,
+        (True, False): Comparison.SUBSET,
+        (False, True): Comparison.SUPERSET,
+        (False, False): Comparison.OVERLAPPING if both else Comparison.DISJOINT,
+    }
+    assert a.compare(b) is expected[a <= b, b <= a]
+
+
+def test_filters_and_ranges_are_told_apart_in_words():
+    small, big = IpFilter.only("10.0.0.0/24"), IpFilter.only("10.0.0.0/8")
+    assert small.compare(big) is Comparison.SUBSET
+    assert big.compare(small) is Comparison.SUPERSET
+    assert small.compare(IpFilter().include_range("10.0.0.0", "10.0.0.255")) is Comparison.EQUAL
+    assert small.compare(IpFilter.only("::/0")) is Comparison.DISJOINT
+    assert big.compare(IpFilter().include_range("9.0.0.0", "10.0.0.1")) is Comparison.OVERLAPPING
+    assert IpFilter() <= small
+
+
+@given(STEPS)
+def test_a_clone_is_equal_and_changing_one_leaves_the_other(steps):
+    made, model = described(steps)
+    clone = made.clone()
+    assert clone == made
+    assert clone.exclude("10.0.0.1").is_included("10.0.0.1") is False
+    assert clone == made
+    assert {host for host in UNIVERSE if made.is_included(host)} == model
+
+
+def test_ten_thousand_prefixes_hold_what_they_say():
+    """A look-up is one binary search: the same however many there are."""
+    rng = random.Random(7)
+    prefixes = {
+        *(f"{ipaddress.IPv4Address(rng.getrandbits(24) << 8)}/24" for _ in range(8000)),
+        *(f"{ipaddress.IPv6Address(rng.getrandbits(48) << 80)}/48" for _ in range(2000)),
+    }
+    made = IpFilter().include(*prefixes)
+    nets = {ipaddress.ip_network(prefix) for prefix in prefixes}
+    for prefix in rng.sample(sorted(prefixes), 300):
+        net = ipaddress.ip_network(prefix)
+        assert made.is_included(str(net.network_address))
+        assert made.is_included(str(net.broadcast_address))
+    for _ in range(300):
+        host = ipaddress.IPv4Address(rng.getrandbits(32))
+        inside = ipaddress.ip_network((int(host) & ~0xFF, 24)) in nets
+        assert made.is_included(str(host)) is inside
+    assert made.exclude(*prefixes) == IpFilter()
 
 
 @given(STEPS)

@@ -43,7 +43,7 @@ def test_the_overview_says_what_is_configured() -> None:
     lines = list(overview(config))
     for line in [
         "  a: forward, tcp, on 127.0.0.1:2121, as 198.51.100.1 to [::1]:1",
-        "  own: tcp; ports 7, 8; secondary own-data; filters one, other",
+        "  own: tcp; ports 7-8; secondary own-data; filters one, other",
         "  own-data: udp; filters none",
         "  in: 10.0.0.0/8; own: 10.0.0.1",
         "  in to out: nat",
@@ -108,7 +108,7 @@ def test_warnings(changes: dict[str, Any], warning: str) -> None:
 
 def test_relations_and_the_proxys_own_addresses_are_used() -> None:
     config = two_networks(
-        networks=(Network("in", addresses=("::1",)), Network("out")),
+        networks=(Network("in", ("::1/128",), addresses=("::1",)), Network("out")),
         relations=(Relation("in", "out", NetworkRelation.NAT),),
     )
     assert list(warnings(config)) == []

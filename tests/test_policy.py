@@ -1,13 +1,20 @@
 """Networks, relations and rules: pure decisions."""
 
 import ipaddress
+from datetime import UTC, datetime, timedelta
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fwproxy.address import IpFilter
-from fwproxy.errors import InvalidArgumentError
+from fwproxy.errors import (
+    InvalidArgumentError,
+    NetworkRulesDeniedError,
+    NotAuthenticatedError,
+    PolicyRulesDeniedError,
+)
 from fwproxy.policy import (
     ANY_NETWORK,
     AccessRequest,
@@ -17,7 +24,9 @@ from fwproxy.policy import (
     Relation,
     Rule,
 )
-from fwproxy.protocol import FTP, TCP
+from fwproxy.protocol import FTP, TCP, UDP
+from fwproxy.rules import RuleKind
+from fwproxy.times import WeekTime
 
 INSIDE = Network("inside", ("10.0.0.0/8", "fd00::/8"))
 LAB = Network("lab", ("10.77.0.0/16",))
@@ -136,3 +145,97 @@ def test_an_unknown_network_is_an_error_that_names_it(relations, rules):
 def test_a_network_is_made_of_prefixes_and_addresses(values):
     with pytest.raises(InvalidArgumentError):
         Network("wrong", **values)
+
+
+RELATIONS = (Relation("inside", "outside", NAT), Relation("inside", "lab", ROUTE))
+ANYTHING = Rule(allow=True, name="anything")
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "allowed"),
+    [
+        ("10.0.0.8", "192.0.2.1", True),
+        ("10.0.0.8", "10.0.0.9", True),
+        ("10.77.0.8", "10.0.0.8", True),
+        ("10.77.0.8", "192.0.2.1", False),
+        ("192.0.2.1", "10.77.0.8", False),
+    ],
+)
+def test_networks_without_a_relation_are_kept_apart(client, server, allowed):
+    answer = decide(Policy(NETWORKS, RELATIONS, [ANYTHING]), client=client, server=server)
+    assert answer.allowed is allowed
+    if not allowed:
+        assert answer.error is NetworkRulesDeniedError
+        error = answer.denial(f"{server}:21")
+        assert isinstance(error, NetworkRulesDeniedError)
+        assert f"no relation between {client} in" in str(error)
+    assert decide(Policy(NETWORKS, (), [ANYTHING]), client=client, server=server).allowed
+
+
+def test_a_host_in_no_network_has_no_relation():
+    policy = Policy((INSIDE, LAB), RELATIONS[1:], [ANYTHING])
+    answer = decide(policy, server="192.0.2.1")
+    assert not answer.allowed
+    assert "192.0.2.1 in no network" in answer.rule
+    assert decide(Policy((INSIDE, LAB), (), [ANYTHING]), server="192.0.2.1").allowed
+
+
+def test_against_the_direction_of_nat_only_publishing_rules_allow():
+    inwards = {"client": "192.0.2.1", "server": "10.0.0.8"}
+    publish = Rule(allow=True, protocols=("ftp",), kind=RuleKind.PUBLISH, name="publish ftp")
+    answer = decide(Policy(NETWORKS, RELATIONS, [ANYTHING]), **inwards)
+    assert not answer.allowed
+    assert answer.error is NetworkRulesDeniedError
+    assert (
+        answer.rule == "anything does not publish, and outside is outside of the NAT before inside"
+    )
+    assert decide(Policy(NETWORKS, RELATIONS, [ANYTHING, publish]), **inwards).rule == "publish ftp"
+    deny = Rule(allow=False, name="not him")
+    assert decide(Policy(NETWORKS, RELATIONS, [deny, publish]), **inwards).rule == "not him"
+    assert not decide(Policy(NETWORKS, RELATIONS, [ANYTHING, publish]), TCP, **inwards).allowed
+    # Where nothing is translated it allows as any other rule does.
+    assert decide(Policy(NETWORKS, (), [publish]), **inwards).allowed
+
+
+def test_a_rule_holds_at_its_times():
+    now = [datetime(2026, 3, 6, 17, 59, tzinfo=UTC)]
+    office = Rule(allow=True, times=(WeekTime.parse("Mon-Fri 08:00-18:00"),), name="office")
+    night = Rule(allow=True, times=(WeekTime.parse("Sat 02:00-04:00"),), name="night")
+    policy = Policy(rules=[office, night], clock=lambda: now[0])
+    assert decide(policy).rule == "office"
+    now[0] += timedelta(minutes=1)
+    assert not decide(policy).allowed
+    now[0] += timedelta(hours=8)
+    assert decide(policy).rule == "night"
+
+
+def test_the_clock_is_asked_only_for_rules_with_times_that_match_otherwise():
+    def never():
+        raise AssertionError("nobody needs to know the time")
+
+    timed = Rule(allow=False, protocols=("tcp",), times=(WeekTime.parse("Mon"),))
+    assert decide(Policy(rules=[timed, ANYTHING], clock=never)).allowed
+
+
+def test_who_has_not_authenticated_is_told_so():
+    ann = Rule(allow=True, users=("ann",), name="ann's")
+    policy = Policy(rules=[ann])
+    answer = decide(policy)
+    assert answer.error is NotAuthenticatedError
+    assert "ann's is for users" in answer.rule
+    assert decide(policy, user="bob").rule == "no rule matches"
+    assert decide(policy, user="ann").allowed
+    assert decide(Policy(rules=[ann, ANYTHING])).rule == "anything"
+    assert decide(Policy(rules=[attrs.evolve(ann, allow=False)])).error is PolicyRulesDeniedError
+
+
+def test_only_a_rule_that_says_more_than_yes_has_terms():
+    rules = [
+        Rule(allow=False, protocols=("tcp",)),
+        Rule(allow=True, protocols=("udp",)),
+        Rule(allow=True, use_filters=()),
+    ]
+    policy = Policy(rules=rules)
+    assert decide(policy, TCP).number is None
+    assert decide(policy, UDP).number is None
+    assert decide(policy).number == 2

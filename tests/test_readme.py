@@ -17,10 +17,20 @@ import pytest
 
 from fwproxy import config_file, registry
 from fwproxy.cli import main
-from fwproxy.config import Config, DatapathConfig, Limits, LogConfig, SecondaryConfig
+from fwproxy.config import (
+    Config,
+    DatapathConfig,
+    LedgerConfig,
+    Limits,
+    LogConfig,
+    SecondaryConfig,
+    TimesConfig,
+)
 from fwproxy.listener_config import ListenerConfig
 from fwproxy.policy import AccessRequest, Relation, Rule
 from fwproxy.protocol import FTP, ProtocolDefinition, protocol_id
+from fwproxy.rules import RuleLimits
+from fwproxy.scope import Scope
 from fwproxy.shared_config import SharedAllow, SharedConfig, SharedTarget
 from fwproxy.structure import _keys
 from fwproxy_filters.ftp import FtpFilter, FtpSettings
@@ -37,6 +47,9 @@ BASES = {
     "[networks.NAME]": f"{FORWARD}[networks.NAME]\n",
     "[[relations]]": f'{FORWARD}{NETWORKS}[[relations]]\nfrom = "one"\nto = "two"\nkind = "nat"\n',
     "[[rules]]": f'{FORWARD}{NETWORKS}[[rules]]\naction = "allow"\n',
+    "[rules.secondary]": f'{FORWARD}[[rules]]\naction = "allow"\n[rules.secondary]\n',
+    "[rules.limits]": f'{FORWARD}[[rules]]\naction = "allow"\n[rules.limits]\n',
+    "[times]": f"{FORWARD}[times]\n",
     "[[protocols]]": f'{FORWARD}[[protocols]]\nname = "parcel"\n',
     "[secondary]": f"{FORWARD}[secondary]\n",
     "[shared]": f"{FORWARD}[shared]\n",
@@ -44,6 +57,7 @@ BASES = {
     "[[shared.targets]]": f'{FORWARD}[[shared.targets]]\ntarget = "a.example:9092"\nport = 50001\n',
     "[datapath]": f"{FORWARD}[datapath]\n",
     "[limits]": f"{FORWARD}[limits]\n",
+    "[ledger]": f"{FORWARD}[ledger]\n",
     "[log]": f"{FORWARD}[log]\n",
     "[filters.ftp]": f"{FORWARD}[filters.ftp]\n",
 }
@@ -54,6 +68,9 @@ CLASSES: dict[str, type[Any]] = {
     "[networks.NAME]": config_file._NetworkTable,
     "[[relations]]": Relation,
     "[[rules]]": Rule,
+    "[rules.secondary]": Scope,
+    "[rules.limits]": RuleLimits,
+    "[times]": TimesConfig,
     "[[protocols]]": ProtocolDefinition,
     "[secondary]": SecondaryConfig,
     "[shared]": SharedConfig,
@@ -61,6 +78,7 @@ CLASSES: dict[str, type[Any]] = {
     "[[shared.targets]]": SharedTarget,
     "[datapath]": DatapathConfig,
     "[limits]": Limits,
+    "[ledger]": LedgerConfig,
     "[log]": LogConfig,
     "[filters.ftp]": FtpSettings,
 }

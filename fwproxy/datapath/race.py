@@ -33,15 +33,15 @@ class Race:
         poller: as for `Dial`.
         deadlines: for the delay.
         targets: the addresses, in the order to try them; one at least.
-        source: as for `Dial`.
+        source_of: where to leave from for a target, as for `Dial`.
         on_done: called exactly once, perhaps before the constructor returns, never after `cancel`.
         delay: seconds that an address has until the next one is tried as well.
         foreign: as for `Dial`.
     """
 
     __slots__ = (
-        "_deadline", "_deadlines", "_delay", "_dials", "_foreign", "_on_done", "_poller", "_source",
-        "_waiting", "is_done",
+        "_deadline", "_deadlines", "_delay", "_dials", "_foreign", "_on_done", "_poller",
+        "_source_of", "_waiting", "is_done",
     )  # fmt: skip
 
     def __init__(
@@ -49,7 +49,7 @@ class Race:
         poller: Poller,
         deadlines: Deadlines,
         targets: Sequence[Endpoint],
-        source: Endpoint | None,
+        source_of: Callable[[Endpoint], Endpoint | None],
         on_done: Won,
         *,
         delay: float,
@@ -58,7 +58,7 @@ class Race:
         self._poller = poller
         self._deadlines = deadlines
         self._waiting = deque(targets)
-        self._source = source
+        self._source_of = source_of
         self._on_done = on_done
         self._delay = delay
         self._foreign = foreign
@@ -83,7 +83,7 @@ class Race:
                 self._end()
                 self._on_done(target, None, error)
 
-        dial = Dial(self._poller, target, self._source, dialled, foreign=self._foreign)
+        dial = Dial(self._poller, target, self._source_of(target), dialled, foreign=self._foreign)
         if dial.is_done:
             return
         self._dials[target] = dial

@@ -149,9 +149,7 @@ class Listener:
         if refusal is None:
             return False
         close_socket(sock, abort=True)
-        self.engine.log.warning(
-            "client refused", listener=self.config.name, client=str(client), reason=refusal
-        )
+        self._log_refusal(client, refusal)
         return True
 
     def arrived(self, sock: socket.socket, client: Endpoint) -> None:
@@ -198,6 +196,17 @@ class Listener:
         except Exception as error:  # noqa: BLE001 - one client's fault, not the listener's
             connection.close(f"internal error: {error!r}", failed=True, error=error)
         return session
+
+    def _log_refusal(self, client: Endpoint, reason: str) -> None:
+        more = self.engine.bursts.note(reason, client.host)
+        if more is not None:  # one line for many
+            self.engine.log.warning(
+                "client refused",
+                listener=self.config.name,
+                client=str(client),
+                reason=reason,
+                more=more or None,
+            )
 
     def _take_expected(self, sock: socket.socket, client: Endpoint) -> bool:
         """Hand a connection over to the session that expects it, if there is one."""

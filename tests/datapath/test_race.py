@@ -23,7 +23,7 @@ class Finish:
 
 def race(poller, targets, finish, deadlines=None, source=None):
     deadlines = Deadlines(lambda: 0.0) if deadlines is None else deadlines
-    return Race(poller, deadlines, targets, source, finish, delay=1.0)
+    return Race(poller, deadlines, targets, lambda _: source, finish, delay=1.0)
 
 
 async def test_the_first_that_answers_wins_and_the_others_are_given_up():

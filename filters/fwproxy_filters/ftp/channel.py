@@ -41,6 +41,7 @@ class DataChannel:
         actions: the permissions that it may still come from.
         client: where the client waits, if it does.
         server: where the server waits, if it does.
+        trigger: the client's command that has set it up, for the ledger.
         is_established: bytes could flow at some time.
         has_ended: it is over.
         failure: why it could not be made or broke, or None.
@@ -50,6 +51,7 @@ class DataChannel:
     actions: list[FirewallAction] = attrs.field(factory=list)
     client: Endpoint | None = None
     server: Endpoint | None = None
+    trigger: str | None = None
     is_established: bool = False
     has_ended: bool = False
     failure: str | None = None
@@ -156,8 +158,14 @@ class DataChannels:
         )
         return answer is not BindAnswer.NO_SUCH_BIND
 
-    async def server_connects(self, client: Endpoint | None) -> tuple[DataChannel, Endpoint]:
+    async def server_connects(
+        self, asked: str, client: Endpoint | None
+    ) -> tuple[DataChannel, Endpoint]:
         """Wait for the server, on behalf of the client's address if it is known.
+
+        Args:
+            asked: the client's command, for the ledger.
+            client: where the client waits.
 
         Returns:
             The channel, and what to tell the server.
@@ -165,7 +173,7 @@ class DataChannels:
         Raises:
             CallError: as `Session.bind_for_client`.
         """
-        channel = DataChannel(client=client)
+        channel = DataChannel(client=client, trigger=asked)
         unknown = Endpoint("::" if ":" in self._server_host else "0.0.0.0")
         (connection,) = await self.owner.session.bind_for_client(
             [client or unknown],
@@ -181,9 +189,14 @@ class DataChannels:
         return channel, connection.proxy_address
 
     async def client_connects(
-        self, server: Endpoint | None, joins: DataChannel | None = None
+        self, asked: str, server: Endpoint | None, joins: DataChannel | None = None
     ) -> tuple[DataChannel, Endpoint]:
         """Wait for the client, on behalf of the server's address or of a channel that waits too.
+
+        Args:
+            asked: the client's command, for the ledger.
+            server: where the server waits.
+            joins: the channel whose other side waits for the server to come.
 
         Returns:
             The channel, and what to tell the client.
@@ -191,7 +204,7 @@ class DataChannels:
         Raises:
             CallError: as `Session.redirect_connections`.
         """
-        channel = joins or DataChannel(server=server)
+        channel = joins or DataChannel(server=server, trigger=asked)
         target = server if joins is None else joins.connection
         assert target is not None  # noqa: S101 - either is given
         redirection = await self.owner.session.redirect_connections(

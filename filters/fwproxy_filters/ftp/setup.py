@@ -110,7 +110,9 @@ class DataSetup:
             self._tell_server(asked, client, None)
         elif self._mode == "passive":
             control.owner.session.check_client_addresses([client], self._channels.flags)
-            self._ask_server_to_wait(asked, DataChannel(client=client), converted=True)
+            self._ask_server_to_wait(
+                asked, DataChannel(client=client, trigger=asked), converted=True
+            )
         else:
             await self._server_connects(asked, client)
 
@@ -126,11 +128,11 @@ class DataSetup:
     async def _server_connects(self, asked: str, client: Endpoint | None) -> None:
         """Open a port for the server, and one for the client too if that asked to be passive."""
         self._control.renew(None)
-        channel, address = await self._channels.server_connects(client)
+        channel, address = await self._channels.server_connects(asked, client)
         tell = None
         if client is None:
             try:
-                channel, tell = await self._channels.client_connects(None, channel)
+                channel, tell = await self._channels.client_connects(asked, None, channel)
             except CallError:
                 channel.withdraw()
                 raise
@@ -210,7 +212,7 @@ class DataSetup:
                 channel.server = server
                 told = format_reply(200, b"%b command successful" % pending.asked.encode())
             else:
-                channel, internal = await self._channels.client_connects(server)
+                channel, internal = await self._channels.client_connects(pending.asked, server)
                 told = _passive_reply(pending.asked, internal)
             control.renew(channel)
         except (CallError, FtpSyntaxError) as error:

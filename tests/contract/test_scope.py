@@ -1,0 +1,470 @@
+"""A hostile filter asks for everything that its rule or listener does not grant, and gets nothing.
+
+Each call is made as a filter would make it, with every flag that could help. What is refused must
+be refused with a clear error, and nothing may be open afterwards.
+"""
+
+import contextlib
+
+import pytest
+from calls import UNKNOWN, F, bind, bind_udp, carries, is_refused, own, ports, redirect
+from rig import (
+    HOST,
+    OTHER_HOST,
+    PROBE_DATA,
+    THIRD_HOST,
+    Primary,
+    Upstream,
+    closing,
+    eventually,
+    free_ports,
+    make_filter,
+    open_world,
+)
+
+from fwproxy import (
+    DataFilter,
+    Endpoint,
+    HostName,
+    IpFilter,
+    ListenerConfig,
+    ListenerKind,
+    Transport,
+)
+from fwproxy.client_binds import hold_port
+from fwproxy.config import PortRange, SecondaryConfig
+from fwproxy.errors import (
+    AddressNotAllowedError,
+    DeniedError,
+    PolicyRulesDeniedError,
+    PortsExhaustedError,
+    QuotaError,
+)
+from fwproxy.events import AcceptedConnection
+from fwproxy.flags import Verdict
+from fwproxy.policy import Network, Rule
+from fwproxy.scope import CALLS, Scope
+from fwproxy.shared_config import SharedAllow, SharedConfig
+
+PLACES = pytest.mark.parametrize("place", ["rule", "listener"])
+BOTH = pytest.mark.parametrize("transport", list(Transport))
+
+
+@contextlib.asynccontextmanager
+async def scoped(scope, place="rule", **settings):
+    """Run a session whose rule or listener grants that much."""
+    if place == "rule":
+        settings.setdefault("rules", (Rule(allow=True, secondary=scope, name="narrow"),))
+    else:
+        settings["listener"] = {"secondary": scope}
+    async with open_world(**settings) as world:
+        yield world, await world.primary()
+
+
+def nothing_is_open(world, primary):
+    """Make sure that nothing came of a refused call."""
+    assert world.engine.ports.in_use == len(world.engine.ledger) == len(world.engine.expected) == 0
+    assert len(world.engine.shared) == 0
+    assert not primary.session.permissions
+    assert primary.session.connections == {primary.connection}
+
+
+def every_call(primary, transport=Transport.TCP, server=None):
+    """Return what a filter can call, each in a form that works where nothing is restricted."""
+    session, server = primary.session, server or primary.connection.server_address
+    target, data = Endpoint(HOST, 50123), {"protocol": PROBE_DATA, "transport": transport}
+    calls = {
+        "bind": lambda: session.bind_for_client([own()], **data),
+        "redirect": lambda: session.redirect_connections([target], **data),
+        "connect": lambda: session.connect_for_client(own(), target, protocol=PROBE_DATA),
+        "allow": lambda: session.allow_future_connect(server.with_port(50123), **data),
+        "emulate": lambda: session.emulate_client_bind(own(), Endpoint(HOST, 50124), **data),
+        "share": lambda: session.share_redirection(target, protocol=PROBE_DATA),
+    }
+    if transport is Transport.UDP:
+        del calls["connect"], calls["share"]
+    return calls
+
+
+SHARED = SharedConfig(allow=(SharedAllow(prefixes=("127.0.0.0/8",), names=("*.example",)),))
+"""Anything may be shared, as far as `[shared]` goes."""
+
+
+@PLACES
+async def test_only_the_granted_calls_can_be_made(place):
+    for granted in ["bind", "redirect", "allow", None]:
+        scope = Scope(calls=() if granted is None else (granted,))
+        async with scoped(scope, place, shared=SHARED) as (world, primary):
+            for name, call in every_call(primary).items():
+                if name != granted:
+                    with pytest.raises(
+                        PolicyRulesDeniedError, match=rf"grant {CALLS[name]} \(.*calls"
+                    ):
+                        await call()
+            nothing_is_open(world, primary)
+            if granted is not None:
+                assert await every_call(primary)[granted]()
+
+
+@PLACES
+async def test_only_the_granted_transports_can_be_used(place):
+    for transport in Transport:
+        (other,) = set(Transport) - {transport}
+        async with scoped(Scope(transports=(transport,)), place, shared=SHARED) as (world, primary):
+            for call in every_call(primary, other).values():
+                with pytest.raises(
+                    PolicyRulesDeniedError, match=r"does not grant \w+ \(.*transports"
+                ):
+                    await call()
+            nothing_is_open(world, primary)
+            assert await bind(primary, transport=transport)
+
+
+async def test_a_port_that_the_client_holds_cannot_be_approved_either():
+    async with scoped(Scope(calls=("bind",))) as (world, primary):
+        sockets = world.engine.ports.allocate(Endpoint(HOST), Transport.TCP, 1, None)
+        with contextlib.closing(sockets[0]):
+            held = hold_port(primary.session, sockets[0], lambda *_: None)
+            with pytest.raises(PolicyRulesDeniedError, match="retroactive_allow_bind"):
+                await primary.session.retroactive_allow_bind(held.address, protocol=PROBE_DATA)
+            assert not held.is_allowed
+            held.close("the test is over")
+        nothing_is_open(world, primary)
+
+
+@PLACES
+async def test_no_more_permissions_at_a_time_than_granted(place):
+    async with scoped(Scope(max_permissions=2), place, shared=SHARED) as (world, primary):
+        (first,) = await bind(primary)
+        await redirect(primary, Endpoint(HOST, 50123), flags=F.ALLOW_MULTIPLE)
+        for call in every_call(primary).values():
+            with pytest.raises(
+                QuotaError, match=r"grants 2 permissions at a time \(.*max_permissi"
+            ):
+                await call()
+        for attempt in (bind(primary, own(5000), own(5001)), bind_udp(primary)):
+            with pytest.raises(QuotaError):
+                await attempt
+        assert world.engine.ports.in_use == len(world.engine.ledger) == 2
+        first.kill()
+        assert await bind(primary)
+
+
+async def test_many_at_once_are_counted_before_any_is_opened():
+    async with scoped(Scope(max_permissions=2)) as (world, primary):
+        with pytest.raises(QuotaError):
+            await bind(primary, own(5000), own(5001), own(5002))
+        nothing_is_open(world, primary)
+
+
+async def test_shared_ports_count_too():
+    async with scoped(Scope(max_permissions=1), shared=SHARED) as (world, primary):
+        session = primary.session
+        shared = await session.share_redirection(Endpoint(HOST, 50123), protocol=PROBE_DATA)
+        again = await session.share_redirection(Endpoint(HOST, 50123), protocol=PROBE_DATA)
+        assert again == shared
+        with pytest.raises(QuotaError):
+            await session.share_redirection(Endpoint(HOST, 50124), protocol=PROBE_DATA)
+        with pytest.raises(QuotaError):
+            await bind(primary)
+        assert len(world.engine.shared) == 1
+        world.engine.shared.close()
+
+
+@BOTH
+@PLACES
+async def test_only_the_granted_peers_can_come(place, transport):
+    async with scoped(Scope(peers=("server",)), place) as (world, primary):
+        for asked in (None, IpFilter.everyone(), IpFilter.only(HOST, OTHER_HOST)):
+            (made,) = await bind(primary, transport=transport, ip_filter=asked, flags=F.TIMEOUT)
+            assert made.ip_filter == IpFilter.only(HOST)
+            assert made.permission.peers == IpFilter.only(HOST)
+            for lifted in (None, IpFilter.everyone()):
+                made.set_ip_filter(lifted)
+                assert made.ip_filter == made.permission.peers == IpFilter.only(HOST)
+            if transport is Transport.TCP:
+                assert await is_refused(world, made.proxy_address, OTHER_HOST)
+            made.kill()
+        with pytest.raises(
+            AddressNotAllowedError, match=r"connections from 127\.0\.0\.2 .*\.peers"
+        ):
+            await bind(primary, transport=transport, ip_filter=IpFilter.only(OTHER_HOST))
+        nothing_is_open(world, primary)
+        (made,) = await bind(primary, transport=transport, ip_filter=IpFilter())
+        assert made.ip_filter == IpFilter()
+
+
+@PLACES
+async def test_only_the_granted_hosts_can_be_connected_to(place):
+    scope = Scope(peers=("server", "127.0.0.8/30"))
+    async with scoped(scope, place, shared=SHARED) as (world, primary):
+        session, stranger = primary.session, Endpoint(OTHER_HOST, 50123)
+        attempts = [
+            lambda: redirect(primary, stranger),
+            lambda: redirect(primary, stranger, transport=Transport.UDP),
+            lambda: redirect(primary, Endpoint(HOST, 50123), stranger),
+            lambda: session.connect_for_client(own(), stranger, protocol=PROBE_DATA),
+            lambda: session.share_redirection(stranger, protocol=PROBE_DATA),
+            lambda: session.allow_future_connect(
+                stranger, protocol=PROBE_DATA, flags=F.ALLOW_ADDRESSES_ALL
+            ),
+        ]
+        for attempt in attempts:
+            with pytest.raises(AddressNotAllowedError, match=r"with 127\.0\.0\.2 \(.*\.peers\)"):
+                await attempt()
+        nothing_is_open(world, primary)
+        assert await redirect(primary, Endpoint(HOST, 50123), Endpoint("127.0.0.10", 50123))
+
+
+async def test_a_shared_name_could_lead_anywhere():
+    async with scoped(Scope(peers=("server",)), shared=SHARED) as (world, primary):
+        with pytest.raises(AddressNotAllowedError, match="may lead to hosts that are not granted"):
+            await primary.session.share_redirection(
+                HostName("broker.example", 9092), protocol=PROBE_DATA
+            )
+        nothing_is_open(world, primary)
+
+
+@BOTH
+@pytest.mark.parametrize("supply", ["at once", "later"])
+async def test_no_flag_makes_a_third_host_the_client(transport, supply):
+    """The way of a bounce attack: an inbound connection that is passed on to somebody else."""
+    async with scoped(Scope(peers=("server",))) as (world, primary):
+        primary.session.engine.address_flags = F.ALLOW_ADDRESSES_ALL
+        victim, flags = Endpoint(THIRD_HOST, 5000), F.ALLOW_ADDRESSES_ALL
+        if supply == "at once":
+            with pytest.raises(AddressNotAllowedError, match=r"connections with 127\.0\.0\.3"):
+                await bind(primary, victim, transport=transport, flags=flags)
+            if transport is Transport.TCP:
+                with pytest.raises(AddressNotAllowedError):
+                    await primary.session.connect_for_client(
+                        victim, Endpoint(HOST, 50123), protocol=PROBE_DATA, flags=flags
+                    )
+            with pytest.raises(AddressNotAllowedError):
+                await primary.session.emulate_client_bind(
+                    victim, Endpoint(HOST, 50124), PROBE_DATA, transport=transport, flags=flags
+                )
+            nothing_is_open(world, primary)
+        else:
+            (made,) = await bind(primary, UNKNOWN, transport=transport, flags=flags)
+            with pytest.raises(AddressNotAllowedError):
+                made.set_client_address(victim)
+            made.set_client_address(own())
+
+
+@BOTH
+@PLACES
+async def test_only_the_granted_ports_are_opened(place, transport):
+    pool = free_ports(64, align=64)
+    part = PortRange(pool.first + 8, pool.first + 11)
+    settings = {"secondary": SecondaryConfig(ports=pool), "shared": SHARED}
+    async with scoped(Scope(ports=part), place, **settings) as (world, primary):
+        outside = [
+            Endpoint(HOST, part.last + 1),
+            Endpoint(HOST, part.first - 1),
+            Endpoint(HOST, 1025),
+        ]
+        for address in outside:
+            with pytest.raises(PolicyRulesDeniedError, match=f"not one of the granted {part}"):
+                await bind(primary, proxy_address=address, transport=transport)
+        # Of three pairs one at least is outside.
+        pairs = [world.firewall.reserve_ports(2, transport) for _ in range(3)]
+        reserved = next(pair for pair in pairs if pair.first not in part)
+        for attempt in (
+            bind(primary, reserved=reserved, transport=transport),
+            redirect(primary, Endpoint(HOST, 50123), reserved=reserved, transport=transport),
+        ):
+            with pytest.raises(PolicyRulesDeniedError, match="not one of the granted"):
+                await attempt
+        for pair in pairs:
+            pair.release()
+        with pytest.raises(PortsExhaustedError, match="shared"):
+            await primary.session.share_redirection(Endpoint(HOST, 50123), protocol=PROBE_DATA)
+        nothing_is_open(world, primary)
+        made = await bind(primary, own(5000), own(5001), transport=transport)
+        made += await bind(primary, proxy_address=Endpoint(HOST), transport=transport)
+        made_ports = {*ports(made)}
+        redirection = await redirect(primary, Endpoint(HOST, 50123), transport=transport)
+        made_ports.add(redirection.internal_address.port)
+        assert made_ports == set(part.numbers)
+        with pytest.raises(PortsExhaustedError):
+            await bind(primary, transport=transport)
+
+
+@PLACES
+@pytest.mark.parametrize("flags", [F.NONE, F.ALLOW_MULTIPLE, F.TIMEOUT])
+async def test_an_unused_permission_lasts_no_longer_than_granted(place, flags):
+    async with scoped(Scope(timeout=5.0), place) as (world, primary):
+        made = await bind(primary, flags=flags)
+        made += await bind_udp(primary, flags=flags)
+        actions = [connection.permission for connection in made]
+        actions += (await redirect(primary, Endpoint(HOST, 50123), flags=flags)).actions
+        actions.append(
+            await primary.session.allow_future_connect(
+                Endpoint(HOST, 50123), protocol=PROBE_DATA, flags=flags | F.ADDRESS_BASED
+            )
+        )
+        world.advance(4)
+        assert all(action.is_active for action in actions)
+        world.advance(1.5)
+        assert not any(action.is_active for action in actions)
+        nothing_is_open(world, primary)
+
+
+async def test_a_shorter_time_out_of_the_proxy_stays():
+    secondary = SecondaryConfig(timeout=2.0)
+    async with scoped(Scope(timeout=5.0), secondary=secondary) as (world, primary):
+        (short,) = await bind(primary, flags=F.TIMEOUT)
+        (long,) = await bind(primary)
+        world.advance(2.5)
+        assert short.is_closed
+        assert not long.is_closed
+
+
+async def test_an_established_connection_outlives_the_time_out():
+    async with scoped(Scope(timeout=5.0)) as (world, primary):
+        client = world.listen()
+        (made,) = await bind(primary, client.address)
+        server = await world.connect(made.proxy_address)
+        far = await world.accept(client)
+        world.advance(60)
+        assert await carries(server, far)
+
+
+async def test_rule_and_listener_hold_at_once():
+    rule = Rule(allow=True, secondary=Scope(calls=("bind", "redirect"), peers=("127.0.0.0/30",)))
+    listener = {"secondary": Scope(calls=("bind", "allow"), peers=("server", "127.0.0.2"))}
+    async with open_world(rules=(rule,), listener=listener) as world:
+        primary = await world.primary()
+        (made,) = await bind(primary)
+        assert made.ip_filter == IpFilter.only(HOST, OTHER_HOST)
+        for name, call in every_call(primary).items():
+            if name != "bind":
+                with pytest.raises(DeniedError):
+                    await call()
+
+
+async def test_ports_of_rule_and_listener_must_meet():
+    pool = free_ports(64, align=64)
+    low, high = PortRange(pool.first, pool.first + 7), PortRange(pool.first + 8, pool.last)
+    rule = Rule(allow=True, secondary=Scope(ports=low))
+    async with open_world(
+        rules=(rule,),
+        listener={"secondary": Scope(ports=high)},
+        secondary=SecondaryConfig(ports=pool),
+    ) as world:
+        primary = await world.primary()
+        with pytest.raises(
+            PolicyRulesDeniedError, match=f"grants the ports {low}, and none of {high}"
+        ):
+            await bind(primary)
+        nothing_is_open(world, primary)
+
+
+async def test_peers_can_be_networks():
+    networks = (Network("wide", ("127.0.0.0/8",)), Network("lab", ("127.0.0.2/31",)))
+    rules = (Rule(allow=True, secondary=Scope(peers=("wide",))),)
+    async with open_world(networks=networks, rules=rules) as world:
+        primary = await world.primary()
+        (made,) = await bind(primary)
+        assert made.ip_filter.is_included(HOST)
+        assert not made.ip_filter.is_included(OTHER_HOST)  # a longer prefix is another network's
+
+
+async def test_the_client_itself_is_a_peer_only_where_granted():
+    async with scoped(Scope(peers=("client",))) as (world, _):
+        session = (await world.primary(OTHER_HOST)).session
+        (made,) = await session.bind_for_client([Endpoint(OTHER_HOST, 5000)], protocol=PROBE_DATA)
+        assert made.ip_filter == IpFilter.only(OTHER_HOST)
+        with pytest.raises(AddressNotAllowedError):
+            await session.redirect_connections([Endpoint(THIRD_HOST, 50123)], protocol=PROBE_DATA)
+
+
+async def test_another_session_is_not_bound_by_it():
+    rules = (
+        Rule(allow=True, sources=("near",), secondary=Scope(calls=())),
+        Rule(allow=True),
+    )
+    networks = (Network("near", ("127.0.0.1",)), Network("far", ("127.0.0.2",)))
+    async with open_world(networks=networks, rules=rules) as world:
+        near, far = await world.primary(HOST), await world.primary(OTHER_HOST)
+        with pytest.raises(PolicyRulesDeniedError, match="rule 1 does not grant bind_for_client"):
+            await bind(near)
+        assert await far.session.bind_for_client([Endpoint(OTHER_HOST, 5000)], protocol=PROBE_DATA)
+        assert near.session.rule == "rule 1"
+        assert far.session.rule == "rule 2"
+
+
+async def test_before_a_rule_has_let_the_client_in_nothing_can_be_opened():
+    """A filter may hear of a client whose server, and so whose rule, is not known yet."""
+    refused = []
+
+    async def hear(event):
+        session = event.connection.session
+        assert not session.rule
+        calls = every_call(Primary(session, None, None), server=Endpoint(HOST, 50125))
+        for name, call in calls.items():
+            with pytest.raises(PolicyRulesDeniedError, match=r"until one has let 127\.0\.0\.1 in"):
+                await call()
+            refused.append(name)
+        return Verdict.DENY
+
+    rules = (Rule(allow=True, secondary=Scope(timeout=5.0)),)
+    probe = make_filter("probe", hear, AcceptedConnection)
+    async with open_world(probe, kind=ListenerKind.GATEWAY, rules=rules, shared=SHARED) as world:
+        client = await world.connect()
+        with contextlib.suppress(ConnectionError):
+            await client.receive()
+        assert refused == ["bind", "redirect", "connect", "allow", "emulate", "share"]
+        await world.ended()
+
+
+@pytest.mark.parametrize("granted", [True, False])
+async def test_a_permission_passes_only_to_a_session_that_is_granted_as_much(granted):
+    scope = Scope(calls=("allow",) if granted else ("bind",))
+    networks = (Network("one", ("127.0.0.1",)), Network("two", ("127.0.0.2",)))
+    rules = (
+        Rule(allow=True, targets=("one",)),
+        Rule(allow=True, targets=("two",), secondary=scope),
+    )
+    other = ListenerConfig(
+        "other", Endpoint(HOST), "probe", upstream=(far := Upstream(OTHER_HOST)).address
+    )
+    with closing(far):
+        async with open_world(networks=networks, rules=rules, more=(other,)) as world:
+            first = await world.primary()
+            await world.connect(world.firewall.listeners["other"].address)
+            await world.accept(far)
+            (second,) = set(world.sessions) - {first.session}
+            await eventually(lambda: second.rule == "rule 2")
+            action = await first.session.allow_future_connect(
+                Endpoint(HOST, 50123), protocol=PROBE_DATA, flags=F.ADDRESS_BASED
+            )
+            first.session.end("over", at_once=True)
+            assert action.is_active is granted
+            assert (action in second.permissions) is granted
+
+
+async def test_an_emulated_connection_comes_from_granted_peers():
+    async with scoped(Scope(peers=("server",))) as (_, primary):
+        made = await primary.session.emulate_client_bind(own(), Endpoint(HOST, 50124), PROBE_DATA)
+        with pytest.raises(AddressNotAllowedError):
+            made.emulate_connection(Endpoint(OTHER_HOST, 4000), data_filter=DataFilter())
+
+
+async def test_what_is_granted_works_from_end_to_end():
+    pool = free_ports(64, align=64)
+    part = PortRange(pool.first, pool.first + 1)
+    scope = Scope(
+        max_permissions=1, transports=(Transport.TCP,), peers=("server",), ports=part,
+        timeout=30.0, calls=("bind",),
+    )  # fmt: skip
+    async with scoped(scope, secondary=SecondaryConfig(ports=pool)) as (world, primary):
+        for _ in range(3):
+            client = world.listen()
+            (made,) = await bind(primary, client.address, flags=F.TIMEOUT)
+            assert made.proxy_address.port in part
+            server = await world.connect(made.proxy_address)
+            assert await carries(server, await world.accept(client))
+            made.kill()
+        await eventually(lambda: not world.engine.ports.in_use)
