@@ -13,25 +13,30 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     filter
     kit/
     problems  toml_lines
-    shared_config  rule_check
+    shared_config  listener_config  rule_check
     config
+    handshake/
     structure
-    config_file  registry  log
+    config_file  registry  log  users
+    logins
     port_sockets  reservation  ports  quotas  ledger_file  ledger  expected  resolve
     shared_memory  shared
     datapath/
     kernel_mode
     engine
     sources  grants
-    dispatch  naming  carrying  opening  connection_facts  connection_calls  connection
+    dispatch  introduction  naming  carrying  opening
+    connection_facts  connection_calls  connection
     factories  datagrams  address_check  secondary  kernel_calls  emulation  inbound  outbound
+    terms  services
     access  client_binds  future  sharing
-    terms  holdings
+    holdings
     session_calls  session
     listeners/
     passing
     firewall
-    demo  testing  host  catalogue  rule_words  overview
+    demo  testing  host  catalogue  rule_words  overview  setup_rules
+    routing
     privileges  service  cli  __main__
 """
 
@@ -40,7 +45,7 @@ from __future__ import annotations
 from fwproxy.access import HostAccess
 from fwproxy.address import Destination, Endpoint, HostName, IpFilter, Transport
 from fwproxy.client_binds import BindAnswer
-from fwproxy.config import Config, ListenerConfig, ListenerKind
+from fwproxy.config import Config
 from fwproxy.config_file import load as load_config
 from fwproxy.connection import Connection
 from fwproxy.filter import (
@@ -56,6 +61,7 @@ from fwproxy.filter import (
 from fwproxy.firewall import Firewall
 from fwproxy.flags import ConnectionFlags, SecondaryFlags, SessionFlags, Verdict
 from fwproxy.ledger import FirewallAction, LedgerEntry
+from fwproxy.listener_config import ListenerConfig, ListenerKind
 from fwproxy.outbound import Redirection
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.reservation import PortReservation

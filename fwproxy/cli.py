@@ -13,7 +13,8 @@ import attrs
 import click
 from rich.console import Console
 
-from fwproxy import catalogue, config_file, log, registry, service
+from fwproxy import catalogue, config_file, log, registry, routing, service, users
+from fwproxy import setup_rules as rules
 from fwproxy.address import Endpoint
 from fwproxy.config import Config
 from fwproxy.demo import LISTEN, DemoServer, check, demo_config
@@ -21,6 +22,7 @@ from fwproxy.errors import ConfigError, FwproxyError, InvalidArgumentError
 from fwproxy.firewall import Firewall
 from fwproxy.host import open_files_shortage
 from fwproxy.overview import overview, warnings
+from fwproxy.problems import Problem
 from fwproxy.version import __version__
 
 FAILURE, USAGE = 1, 2
@@ -45,6 +47,18 @@ Examples:
 _CHECK_EPILOG = """\b
 Example:
   fwproxy check proxy.toml
+"""
+_RULES_EPILOG = """\b
+Examples:
+  fwproxy setup-rules proxy.toml --interface lan0
+  fwproxy setup-rules proxy.toml --interface lan0 --apply
+  fwproxy setup-rules proxy.toml --undo
+"""
+_USERS_EPILOG = """\b
+Examples:
+  fwproxy passwd /etc/fwproxy-users alice
+  fwproxy passwd /etc/fwproxy-users alice --stdin < password-file
+  fwproxy passwd /etc/fwproxy-users alice --delete
 """
 _DEMO_EPILOG = """\b
 Examples:
@@ -137,7 +151,7 @@ def run(path: Path | None, log_format: str | None, log_level: str | None, loop: 
         if path is None:
             _run_demo(LISTEN, log_format, log_level, loop)
         else:
-            config = config_file.load(path, registry.check)
+            config = config_file.load(path, _check)
             config = _with_log(config, log_format, log_level)
             for shortage in open_files_shortage(config):
                 log.get_logger().warning("too few open files", reason=shortage)
@@ -154,12 +168,86 @@ def check_file(path: Path) -> None:
     change the exit code.
     """
     with _one_line_errors(FAILURE):
-        config = config_file.load(path, registry.check)
+        config = config_file.load(path, _check)
     for line in overview(config):
         click.echo(line)
     for warning in warnings(config):
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"{path} is right")
+
+
+@main.command(epilog=_USERS_EPILOG)
+@click.argument("path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("user")
+@click.option("--stdin", "from_stdin", is_flag=True, help="Read the password, one line.")
+@click.option("--delete", is_flag=True, help="Remove the user.")
+def passwd(path: Path, user: str, *, from_stdin: bool, delete: bool) -> None:
+    """Set the password of a user who may log in.
+
+    FILE is what `users` of a listener names; it is made if it is not there. It holds what scrypt
+    makes of the passwords, never the passwords; a running proxy notices the change by itself.
+    """
+    with _one_line_errors():
+        known = users.read(path) if path.exists() else {}
+        if delete:
+            if known.pop(user, None) is None:
+                _fail(f"{path} has no user {user!r}", FAILURE)
+        else:
+            name = _user_name(user)  # before anybody types a password for it
+            known[name] = users.PasswordHash.make(_password(from_stdin=from_stdin))
+        users.write(path, known)
+
+
+@main.command("setup-rules", epilog=_RULES_EPILOG)
+@click.argument("path", metavar="FILE", type=_FILE)
+@click.option(
+    "--interface",
+    "interfaces",
+    multiple=True,
+    metavar="NAME",
+    help="Where clients come from; may be repeated. The default is all but lo.",
+)
+@click.option("--apply", "do_apply", is_flag=True, help="Make the rules; they replace older ones.")
+@click.option("--undo", is_flag=True, help="Take the rules back.")
+def setup_rules(path: Path, interfaces: tuple[str, ...], *, do_apply: bool, undo: bool) -> None:
+    """Print the nftables rules of transparent listeners.
+
+    They bring clients' packets to `redirect` and `tproxy` listeners: one nftables table and, for
+    tproxy, a routing rule and a route. With --apply they are made, with --undo taken back; both
+    need root.
+    """
+    with _one_line_errors():
+        if do_apply and undo:
+            raise click.UsageError("either --apply or --undo")
+        found = rules.set_up(config_file.load(path), interfaces)
+        if found is None:
+            _fail(f"{path} has no listener of the kinds redirect or tproxy", USAGE)
+        if do_apply or undo:
+            routing.undo(found)
+            if do_apply:
+                routing.apply(found)
+        else:
+            click.echo(found.ruleset, nl=False)
+            for command in found.commands:
+                click.echo(f"# ip {' '.join(command)}")
+
+
+def _user_name(user: str) -> str:
+    try:
+        return users.check_name(user)
+    except ValueError as error:
+        _fail(str(error), USAGE)
+
+
+def _password(*, from_stdin: bool) -> bytes:
+    password: str
+    if from_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    if not password or len(password.encode()) > users.MAX_PASSWORD:
+        _fail(f"a password has 1 to {users.MAX_PASSWORD} bytes", USAGE)
+    return password.encode()
 
 
 @main.command()
@@ -202,6 +290,20 @@ def demo(
         _with_log(Config(()), log_format, log_level or "warning")
         with asyncio.Runner(loop_factory=service.LOOPS[loop]) as runner:
             raise SystemExit(runner.run(check(click.echo)))
+
+
+def _check(config: Config) -> None:
+    """Look at what a configuration names outside of it."""
+    registry.check(config)
+    problems: list[Problem] = []
+    for number, listener in enumerate(config.listeners):
+        try:
+            if listener.users is not None:
+                users.read(Path(listener.users))
+        except ConfigError as error:
+            problems.append((("listeners", number, "users"), str(error)))
+    if problems:
+        raise ConfigError("\n".join(problem for _, problem in problems), problems)
 
 
 def _run_demo(listen: Endpoint, log_format: str | None, log_level: str | None, loop: str) -> None:

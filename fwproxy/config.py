@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import enum
 import functools
 import itertools
 import operator
 import re
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, Literal
 
 import attrs
 
-from fwproxy.address import Destination, Endpoint, Transport
 from fwproxy.bounds import PortRange, at_least, not_negative, positive
 from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.flags import SecondaryFlags
+from fwproxy.listener_config import ListenerConfig, frozen_tables, misfits
 from fwproxy.networks import ANY_NETWORK, Network, Relation
 from fwproxy.policy import Policy
-from fwproxy.problems import no_such
-from fwproxy.protocol import BUILT_IN, ProtocolDefinition
+from fwproxy.protocol import BUILT_IN, TCP, UDP, ProtocolDefinition
 from fwproxy.rule_check import (
     Trouble,
     network_problems,
@@ -29,24 +26,8 @@ from fwproxy.rule_check import (
     scope_problems,
 )
 from fwproxy.rules import Rule
-from fwproxy.scope import Scope
 from fwproxy.shared_config import SharedConfig
 from fwproxy.times import wall_clock
-
-
-def _frozen_tables(
-    tables: Mapping[str, Mapping[str, Any]],
-) -> Mapping[str, Mapping[str, Any]]:
-    return MappingProxyType({name: MappingProxyType(dict(t)) for name, t in tables.items()})
-
-
-def _reachable(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
-    try:
-        address = Endpoint(value)
-    except InvalidArgumentError as error:
-        raise ConfigError.at((), str(error), attribute.name) from None
-    if address.is_unspecified or address.ip.is_multicast:
-        raise ConfigError.at((), f"{value} is no address to connect to", attribute.name)
 
 
 def _kernel_mode(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
@@ -73,53 +54,6 @@ def _known_zone(_: object, attribute: attrs.Attribute[Any], zone: str | None) ->
         wall_clock(zone)
     except InvalidArgumentError as error:
         raise ConfigError.at((), str(error), attribute.name) from None
-
-
-class ListenerKind(enum.Enum):
-    """How clients come in."""
-
-    FORWARD = "forward"
-    """Every client goes to one fixed upstream."""
-    GATEWAY = "gateway"
-    """The client names the server inside the protocol (FTP: `USER user@host`)."""
-    REDIRECT = "redirect"
-    """Transparent: nftables REDIRECT, and the kernel tells the original destination."""
-
-
-@attrs.frozen(slots=True)
-class ListenerConfig:
-    """One way in.
-
-    Attributes:
-        name: what log, ledger and error messages call it.
-        kind: how clients come in.
-        bind: the address to listen on; port 0 takes any free one.
-        protocol: the name of a protocol definition.
-        upstream: the server, for `forward` only.
-        filters: settings that override `[filters.NAME]` for this listener.
-        backlog: how many connections the kernel may hold until they are accepted.
-        advertise: the IP address that clients are told as the proxy's, where it is not the one
-            that their connections arrive at (NAT, a container).
-        use_filters: the filters that read its connections, instead of those of the protocol.
-        secondary: what its filters may open.
-    """
-
-    name: str
-    bind: Endpoint
-    protocol: str
-    kind: ListenerKind = ListenerKind.FORWARD
-    upstream: Destination | None = None
-    filters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, converter=_frozen_tables)
-    backlog: int = attrs.field(default=1024, validator=positive)
-    advertise: str | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_reachable)
-    )
-    use_filters: tuple[str, ...] | None = None
-    secondary: Scope | None = None
-
-    def may_be_under(self, rule: Rule) -> bool:
-        """Tell whether a rule may decide on this listener's connections."""
-        return not rule.protocols or self.protocol in rule.protocols
 
 
 _ADDRESS_FLAGS = {
@@ -213,6 +147,7 @@ class Limits:
         max_waiting_datagrams: datagrams that wait for a filter in one direction.
         max_line_length: bytes of one line of a text protocol, its end not counted.
         max_buffer: bytes waiting in one direction of one connection in user space.
+        datagram_timeout: a session of datagrams without traffic.
         idle_timeout: a connection without traffic, while its session has no other traffic.
         connect_timeout: connecting to a server or back to a client, name resolution included.
         handshake_timeout: from a client's arrival until it has said where it wants to go.
@@ -221,8 +156,17 @@ class Limits:
         reply_timeout: how long after a UDP source has sent the client may send back to it.
         drain_timeout: what established secondaries get to finish when their session ends.
         stop_timeout: what running sessions get to finish when the proxy is stopped.
+        max_failed_logins: wrong passwords from one client address, until it is turned away.
+        failed_login_memory: what an address has to wait for the last of them to be forgotten.
+        login_memory: how long a right password need not be checked again.
+        max_password_checks: passwords being checked at a time; each takes 32 MiB.
+        connect_attempt_delay: how long an address of a server has to answer until the next one, if
+            it has several, is tried as well.
         accept_retry: the pause after accept failed for want of descriptors or memory.
         max_resolutions: host names being resolved at a time.
+        name_memory: how long the addresses of a name hold; the system does not tell how long they
+            may.
+        max_names: names whose addresses are remembered.
         max_resolutions_per_session: the same for one session.
         max_shared_redirections: shared redirections of the whole proxy.
         max_reserved_ports: ports that filters may reserve for later.
@@ -243,6 +187,7 @@ class Limits:
     max_waiting_datagrams: int = attrs.field(default=64, validator=positive)
     max_line_length: int = attrs.field(default=8192, validator=at_least(64))
     max_buffer: int = attrs.field(default=256 * 1024, validator=at_least(16 * 1024))
+    datagram_timeout: float = attrs.field(default=120.0, validator=positive)
     idle_timeout: float = attrs.field(default=900.0, validator=positive)
     connect_timeout: float = attrs.field(default=10.0, validator=positive)
     handshake_timeout: float = attrs.field(default=30.0, validator=positive)
@@ -251,8 +196,15 @@ class Limits:
     reply_timeout: float = attrs.field(default=60.0, validator=positive)
     drain_timeout: float = attrs.field(default=10.0, validator=not_negative)
     stop_timeout: float = attrs.field(default=30.0, validator=not_negative)
+    max_failed_logins: int = attrs.field(default=10, validator=positive)
+    failed_login_memory: float = attrs.field(default=60.0, validator=positive)
+    login_memory: float = attrs.field(default=60.0, validator=not_negative)
+    max_password_checks: int = attrs.field(default=4, validator=positive)
+    connect_attempt_delay: float = attrs.field(default=0.25, validator=positive)
     accept_retry: float = attrs.field(default=0.1, validator=positive)
     max_resolutions: int = attrs.field(default=64, validator=positive)
+    name_memory: float = attrs.field(default=5.0, validator=not_negative)
+    max_names: int = attrs.field(default=4096, validator=positive)
     max_resolutions_per_session: int = attrs.field(default=8, validator=positive)
     max_shared_redirections: int = attrs.field(default=256, validator=positive)
     max_reserved_ports: int = attrs.field(default=256, validator=positive)
@@ -305,18 +257,6 @@ class LogConfig:
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-def _open_relay(listener: ListenerConfig) -> str:
-    return (
-        f"without rules a gateway on {listener.bind.host} would be an open relay; "
-        f'add a [[rules]] with action = "allow" and protocols = ["{listener.protocol}"] '
-        "that says who may go where, or bind it to a loopback address"
-    )
-
-
-def _other_version(bind: Endpoint) -> str:
-    return f"must be an IPv{bind.version} address: nobody else can come to {bind}"
-
-
 @attrs.frozen(slots=True)
 class Config:
     """Everything that a Firewall needs to know; checked as a whole when it is made.
@@ -332,7 +272,7 @@ class Config:
     secondary: SecondaryConfig = SecondaryConfig()
     shared: SharedConfig = attrs.field(default=SharedConfig())
     datapath: DatapathConfig = DatapathConfig()
-    filters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, converter=_frozen_tables)
+    filters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, converter=frozen_tables)
     protocols: tuple[ProtocolDefinition, ...] = attrs.field(
         default=BUILT_IN, converter=tuple[ProtocolDefinition, ...]
     )
@@ -374,7 +314,8 @@ class Config:
         """
         if listener.use_filters is not None:
             return listener.use_filters
-        return next(p.filters for p in self.protocols if p.name == listener.protocol)
+        used = (name for each in self.protocols_of(listener) for name in each.filters)
+        return tuple(dict.fromkeys(used))
 
     def filters_under(self, listener: ListenerConfig) -> tuple[str, ...]:
         """Return the names of all filters that may read them, under whichever rule."""
@@ -388,7 +329,7 @@ class Config:
             if listener.name in seen:
                 yield subject, ("listeners", number, "name"), "another listener has this name"
             seen.add(listener.name)
-            for key, problem in self._misfits(listener):
+            for key, problem in misfits(listener, self.protocols, has_rules=bool(self.rules)):
                 yield subject, ("listeners", number, key), problem
             yield from scope_problems(
                 listener.secondary,
@@ -398,22 +339,14 @@ class Config:
                 self.pools,
             )
 
-    def _misfits(self, listener: ListenerConfig) -> Iterator[tuple[str, str]]:
-        protocols = {protocol.name: protocol for protocol in self.protocols}
-        forward = listener.kind is ListenerKind.FORWARD
-        if listener.protocol not in protocols:
-            yield "protocol", no_such("protocol", listener.protocol, protocols)
-        elif protocols[listener.protocol].transport is Transport.UDP:
-            yield "protocol", "UDP listeners are not supported yet"
-        if forward and listener.upstream is None:
-            yield "upstream", "a forward listener needs an upstream"
-        if not forward and listener.upstream is not None:
-            yield "upstream", f"a {listener.kind.value} listener has no upstream"
-        gateway = listener.kind is ListenerKind.GATEWAY
-        if gateway and not self.rules and not listener.bind.ip.is_loopback:
-            yield "bind", _open_relay(listener)
-        if listener.advertise and Endpoint(listener.advertise).version != listener.bind.version:
-            yield "advertise", _other_version(listener.bind)
+    def protocols_of(self, listener: ListenerConfig) -> tuple[ProtocolDefinition, ...]:
+        """Return what a listener serves: its one protocol, or all that have ports, then the rest.
+
+        The rest are plain TCP and UDP.
+        """
+        if listener.protocol is not None:
+            return tuple(each for each in self.protocols if each.name == listener.protocol)
+        return (*(each for each in self.protocols if each.ports), TCP, UDP)
 
     def policy(self) -> Policy:
         """Make the policy.

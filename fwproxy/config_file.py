@@ -13,8 +13,9 @@ from cattrs.gen import override
 
 from fwproxy.address import parse_ip, parse_prefix
 from fwproxy.bounds import PortRange
-from fwproxy.config import Config, ListenerConfig, ListenerKind
+from fwproxy.config import Config
 from fwproxy.errors import ConfigError, InvalidArgumentError
+from fwproxy.listener_config import ListenerConfig, ListenerKind
 from fwproxy.networks import Network, NetworkRelation, Relation
 from fwproxy.problems import Place, describe, shown
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
@@ -22,8 +23,6 @@ from fwproxy.rules import Rule
 from fwproxy.structure import converter, name_keys, one_of, spelled, string, structure
 from fwproxy.times import WeekTime
 from fwproxy.toml_lines import line_of, scan
-
-_PLANNED_KINDS = {"tproxy", "socks", "http", "mixed"}
 
 _Prefix = NewType("_Prefix", str)
 _Address = NewType("_Address", str)
@@ -114,8 +113,6 @@ def _listeners(value: Any, _: Any) -> tuple[ListenerConfig, ...]:
 
 def _listener_kind(value: Any, _: Any) -> ListenerKind:
     kinds = [kind.value for kind in ListenerKind]
-    if value in _PLANNED_KINDS - set(kinds):
-        raise ConfigError(f"{shown(value)} is not supported yet; there is {', '.join(kinds)}")
     return ListenerKind(one_of(value, kinds))
 
 

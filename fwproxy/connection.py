@@ -25,7 +25,7 @@ from fwproxy.flags import ConnectionFlags, SecondaryFlags, Verdict
 from fwproxy.ledger import FirewallAction
 from fwproxy.opening import Opening
 from fwproxy.protocol import ProtocolDefinition
-from fwproxy.sources import Source, source_towards_client
+from fwproxy.sources import ANY_SOURCE, Source, source_towards_client
 
 if TYPE_CHECKING:
     from fwproxy.session import Session
@@ -53,7 +53,7 @@ class Connection(ConnectionCalls):
         *,
         client_address: Endpoint,
         flags: ConnectionFlags = ConnectionFlags.NONE,
-        source: Endpoint | None = None,
+        source: Source = ANY_SOURCE,
         ip_filter: IpFilter | None = None,
         secondary_flags: SecondaryFlags = SecondaryFlags.NONE,
         session_filter: SessionFilter | None = None,
@@ -243,8 +243,17 @@ class Connection(ConnectionCalls):
         if not self.is_closed:
             relay.start()
 
+    def carry_by(self, relay: Relay, idle_timeout: float) -> None:
+        """Leave the work to a relay that is none between two ends; it owns no socket of these."""
+        self._relay = relay
+        self.opening = None
+        self.state = ConnectionState.ESTABLISHED
+        self.wait(idle_timeout, lambda: self._datagrams_idle(idle_timeout))
+        relay.start()
+
     def _datagrams_idle(self, idle_timeout: float) -> None:
-        due = self.last_active + idle_timeout
+        is_primary = self is self.session.primary  # its secondaries may do all the work
+        due = (self.session.last_active if is_primary else self.last_active) + idle_timeout
         if self._deadline is not None and due > self.session.engine.deadlines.now():
             self._deadline.reset(due)
         else:

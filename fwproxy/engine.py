@@ -14,7 +14,7 @@ from fwproxy.clock import Deadlines
 from fwproxy.config import Config, Limits
 from fwproxy.datapath.pipes import PipePool
 from fwproxy.datapath.poll import Poller
-from fwproxy.expected import ExpectedConnects
+from fwproxy.expected import ExpectedConnects, RedirectedPorts
 from fwproxy.flags import SecondaryFlags
 from fwproxy.kernel_mode import KernelMode
 from fwproxy.ledger import Ledger
@@ -49,6 +49,8 @@ class Engine:
     bursts: Bursts
     kernel: KernelMode = attrs.field(factory=KernelMode)
     expected: ExpectedConnects = attrs.field(factory=ExpectedConnects)
+    redirected: RedirectedPorts = attrs.field(factory=RedirectedPorts)
+    password_checks: asyncio.Semaphore = attrs.field(factory=lambda: asyncio.Semaphore(1))
     address_flags: SecondaryFlags = SecondaryFlags.NONE
     session_numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
     connection_numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
@@ -91,11 +93,17 @@ class Engine:
                 open_socket=poller.open_socket,
                 choose=choose,
             ),
-            resolver=Resolver(config.limits.max_resolutions),
+            resolver=Resolver(
+                config.limits.max_resolutions,
+                lambda: deadlines.now(),  # noqa: PLW0108 - tests replace it
+                memory=config.limits.name_memory,
+                max_names=config.limits.max_names,
+            ),
             protocols={protocol.name: protocol for protocol in config.protocols},
             limits=config.limits,
             shared=SharedPorts(config.shared, config.limits.max_shared_redirections),
             log=log,
+            password_checks=asyncio.Semaphore(config.limits.max_password_checks),
             ledger=ledger,
             quotas=Quotas(config.limits, lambda: deadlines.now()),  # noqa: PLW0108 - may be moved
             bursts=Bursts(lambda: deadlines.now()),  # noqa: PLW0108 - the same

@@ -18,6 +18,11 @@
         ├── NotAuthenticatedError
         ├── BusyError
         ├── NoServerReplyError           the server refused, did not answer or does not resolve
+        │   ├── ServerRefusedError
+        │   ├── ServerUnreachableError   no way leads there
+        │   │   └── NetworkUnreachableError
+        │   ├── ServerTimedOutError
+        │   └── NameNotFoundError
         ├── DeniedError                  somebody said no
         │   ├── PolicyRulesDeniedError
         │   ├── NetworkRulesDeniedError
@@ -117,6 +122,26 @@ class BusyError(CallError):
 
 class NoServerReplyError(CallError):
     """The server refused the connection, did not answer in time, or its name does not resolve."""
+
+
+class ServerRefusedError(NoServerReplyError):
+    """The server has refused the connection."""
+
+
+class ServerUnreachableError(NoServerReplyError):
+    """No way leads to the server."""
+
+
+class NetworkUnreachableError(ServerUnreachableError):
+    """No way leads to the server's network, not only to the one host."""
+
+
+class ServerTimedOutError(NoServerReplyError):
+    """The server did not answer in time."""
+
+
+class NameNotFoundError(NoServerReplyError):
+    """The server's name does not resolve."""
 
 
 class DeniedError(CallError):

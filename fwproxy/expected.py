@@ -8,6 +8,7 @@ from fwproxy.address import Endpoint, Transport
 
 if TYPE_CHECKING:
     from fwproxy.future import ExpectedConnect
+    from fwproxy.secondary import WaitingPort
     from fwproxy.session import Session
 
 
@@ -64,3 +65,30 @@ class ExpectedConnects:
         """Return what a session has permitted."""
         entries = self._by_client.get(session.client_address.host, ())
         return [expected for expected in entries if expected.call.session is session]
+
+
+class RedirectedPorts:
+    """Ports that `redirect_connections` has opened for clients that ask for every connection.
+
+    Such a client is told an address and asks its listener to connect there; the connection is
+    then the one that was to come to the port. An empty one is false.
+    """
+
+    def __init__(self) -> None:
+        self._ports: dict[tuple[str, int], WaitingPort] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._ports)
+
+    def enter(self, client_host: str, port: WaitingPort) -> None:
+        """Let the client be led to the port."""
+        self._ports[client_host, port.address.port] = port
+
+    def strike(self, client_host: str, port: WaitingPort) -> None:
+        """Forget a port that is closed."""
+        if self._ports.get((client_host, port.address.port)) is port:
+            del self._ports[client_host, port.address.port]
+
+    def find(self, client_host: str, number: int) -> WaitingPort | None:
+        """Return the port with this number that waits for a client's address."""
+        return self._ports.get((client_host, number))

@@ -9,22 +9,28 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from fwproxy.address import Endpoint, Transport
-from fwproxy.config import Config, ListenerConfig, ListenerKind
+from fwproxy.config import Config
 from fwproxy.dispatch import BoundFilter
 from fwproxy.engine import Engine
 from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.filter import Filter, Hooks
 from fwproxy.grants import Grant
 from fwproxy.ledger import Ledger
+from fwproxy.listener_config import ListenerConfig, ListenerKind
+from fwproxy.listeners.arrival import Arrivals
 from fwproxy.listeners.base import Listener
+from fwproxy.listeners.explicit import ExplicitListener
 from fwproxy.listeners.forward import ForwardListener
 from fwproxy.listeners.gateway import GatewayListener
 from fwproxy.listeners.redirect import RedirectListener
+from fwproxy.listeners.tproxy import TproxyListener
 from fwproxy.passing import let_through
+from fwproxy.protocol import ProtocolDefinition
 from fwproxy.quotas import Usage
 from fwproxy.registry import find, settings_for
 from fwproxy.reservation import PortReservation
 from fwproxy.scope import Scope
+from fwproxy.services import Service, Services
 from fwproxy.session import Session
 from fwproxy.terms import Terms
 
@@ -35,11 +41,19 @@ _LISTENERS: dict[ListenerKind, type[Listener]] = {
     ListenerKind.FORWARD: ForwardListener,
     ListenerKind.GATEWAY: GatewayListener,
     ListenerKind.REDIRECT: RedirectListener,
+    ListenerKind.TPROXY: TproxyListener,
+    ListenerKind.SOCKS: ExplicitListener,
+    ListenerKind.HTTP: ExplicitListener,
+    ListenerKind.MIXED: ExplicitListener,
 }
 
 
 class Sessions:
-    """The sessions that there are, by number and counted by client."""
+    """The sessions that there are, by number and counted by client.
+
+    Attributes:
+        arrivals: those who have none yet, but count.
+    """
 
     def __init__(self, engine: Engine, session_class: type[Session] = Session) -> None:
         self._engine = engine
@@ -47,6 +61,7 @@ class Sessions:
         self._sessions: dict[int, Session] = {}
         self._by_client: defaultdict[str, set[Session]] = defaultdict(set)
         self._empty: asyncio.Event | None = None
+        self.arrivals = Arrivals()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -56,22 +71,28 @@ class Sessions:
 
     def refusal(self, host: str) -> str | None:
         """Say which limit one more session of this client would pass, or None."""
-        limits = self._engine.limits
-        if len(self._sessions) >= limits.max_sessions:
+        limits, arrivals = self._engine.limits, self.arrivals
+        if len(self._sessions) + len(arrivals) >= limits.max_sessions:
             return f"{limits.max_sessions} sessions already (max_sessions)"
-        if len(self._by_client.get(host, ())) >= limits.max_sessions_per_client:
+        if len(self._by_client.get(host, ())) + arrivals.of(host) >= limits.max_sessions_per_client:
             return f"{limits.max_sessions_per_client} of the client (max_sessions_per_client)"
         quotas = self._engine.quotas
         return quotas.refusal(host) if quotas.for_clients else None
 
-    def open(self, listener: Listener, client: Endpoint) -> Session:
-        """Start a session."""
-        session = self._session_class(self._engine, listener, client, self._ended)
+    def open(self, listener: Listener, client: Endpoint, service: Service | None = None) -> Session:
+        """Start a session; without a service for what the listener usually serves."""
+        service = service or listener.services.usual
+        session = self._session_class(self._engine, listener, client, service, self._ended)
         if self._engine.quotas.for_clients:
             session.join(self._engine.quotas.client(client.host))
         self._sessions[session.id] = session
         self._by_client[client.host].add(session)
         return session
+
+    def of_client(self, host: str) -> list[Session]:
+        """Return the sessions of a client's address that are not ending, the latest first."""
+        found = [each for each in self._by_client.get(host, ()) if each.end_reason is None]
+        return sorted(found, key=lambda session: -session.id)
 
     def others_of(self, session: Session) -> list[Session]:
         """Return the other sessions of the same client's address that are not ending."""
@@ -218,10 +239,8 @@ class Firewall:
             self._start_filters()
             usages = [self._engine.quotas.rule(r.name, r.limits) for r in self.config.rules]
             for config in self.config.listeners:
-                terms = self._terms(config)
-                by_rule = self._terms_by_rule(config, terms, usages)
-                kind = _LISTENERS[config.kind]
-                listener = kind(self._engine, config, terms, self._sessions, by_rule)
+                services = self._services(config, usages)
+                listener = _LISTENERS[config.kind](self._engine, config, services, self._sessions)
                 listener.start()
                 let_through(self._engine, listener)
                 self.listeners[config.name] = listener
@@ -244,6 +263,7 @@ class Firewall:
         engine, sessions = self._engine, self._sessions
         for listener in self.listeners.values():
             listener.stop()
+        sessions.arrivals.end_all()
         engine.shared.close()
         grace = engine.limits.stop_timeout if timeout is None else timeout
         try:
@@ -253,6 +273,7 @@ class Firewall:
                     engine.log.warning("sessions ended by the stop", sessions=len(sessions))
         finally:  # also when nobody wants to wait any more
             sessions.end_all("the proxy is stopped")
+            sessions.arrivals.end_all()  # to those a last reply was due
             if self._engine is engine:
                 self._shut_down(engine)
         for _ in range(2):  # let cancelled tasks begin and end
@@ -294,7 +315,7 @@ class Firewall:
         if unknown:
             raise ConfigError(
                 f"listener {listener.name!r} has settings for {min(unknown)!r}, which is no "
-                f"filter of the protocol {listener.protocol!r}"
+                f"filter of {f'the protocol {listener.protocol!r}' if listener.protocol else 'any'}"
             )
         return settings
 
@@ -312,22 +333,32 @@ class Firewall:
                 hooks = Hooks()
             self._filters[name] = (instance, hooks)
 
+    def _services(self, config: ListenerConfig, usages: Sequence[Usage | None]) -> Services:
+        def serve(protocol: ProtocolDefinition) -> Service:
+            names = protocol.filters if config.use_filters is None else config.use_filters
+            grants = self._grants(config.secondary, f"listener {config.name!r}")
+            terms = Terms(grants, self._bound(config, names))
+            return Service(protocol, terms, self._terms_by_rule(config, protocol, terms, usages))
+
+        return Services(
+            self.config.protocols_of(config), serve, is_fixed=config.protocol is not None
+        )
+
     def _bound(self, config: ListenerConfig, names: Iterable[str]) -> tuple[BoundFilter, ...]:
         settings = self._settings[config.name]
         return tuple(BoundFilter(*self._filters[name], settings[name]) for name in names)
 
-    def _terms(self, config: ListenerConfig) -> Terms:
-        """Return what holds for a listener's sessions while no rule says more than yes."""
-        bound = self._bound(config, self.config.filters_of(config))
-        return Terms(self._grants(config.secondary, f"listener {config.name!r}"), bound)
-
     def _terms_by_rule(
-        self, config: ListenerConfig, terms: Terms, usages: Sequence[Usage | None]
+        self,
+        config: ListenerConfig,
+        protocol: ProtocolDefinition,
+        terms: Terms,
+        usages: Sequence[Usage | None],
     ) -> dict[int, Terms]:
         """Return what holds instead under those that do; a listener's own grants still hold."""
         found = {}
         for place, (rule, usage) in enumerate(zip(self.config.rules, usages, strict=True)):
-            if rule.is_plain or not config.may_be_under(rule):
+            if rule.is_plain or (rule.protocols and protocol.name not in rule.protocols):
                 continue
             bound = terms.bound_filters
             if rule.use_filters is not None:

@@ -121,7 +121,7 @@ def granted(
         QuotaError: there are as many permissions as are granted.
     """
     session = call.session
-    if not session.rule and session.listener.rules_grant:
+    if not session.rule and session.service.rules_grant:
         raise PolicyRulesDeniedError(
             f"what rules grant is not known until one has let {session.client_address.host} in"
         )

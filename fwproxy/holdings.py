@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fwproxy.address import Endpoint
 from fwproxy.engine import Engine
@@ -13,7 +13,14 @@ from fwproxy.terms import Terms
 
 if TYPE_CHECKING:
     from fwproxy.connection import Connection
-    from fwproxy.sharing import SharedPort
+    from fwproxy.session import Session
+
+
+class Shared(Protocol):
+    """What several sessions use."""
+
+    def left_by(self, session: Session) -> None:
+        """Hear that a session has ended."""
 
 
 class Holdings:
@@ -38,7 +45,7 @@ class Holdings:
     rule: str
     usages: tuple[Usage, ...]
     end_reason: str | None
-    _shared: set[SharedPort] | None
+    _shared: set[Shared] | None
 
     @property
     def held(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -11,11 +12,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fwproxy.config import Config
+from fwproxy.listener_config import ListenerKind
 
 _DESCRIPTORS_PER_SESSION = 4
 """Two sockets of the primary connection and two of one data connection."""
 
 _SPARE_DESCRIPTORS = 64
+_NET_ADMIN, _NET_RAW = 12, 13
+"""Capabilities, by the numbers of linux/capability.h."""
 _PAGE = resource.getpagesize()
 
 
@@ -70,6 +74,19 @@ def shortcomings(config: Config) -> Iterator[str]:
     if not _has_splice():
         yield "there is no splice here, so that every byte is copied through the process"
     yield from _privileged_ports(config)
+    yield from _transparency(config)
+
+
+def _transparency(config: Config) -> Iterator[str]:
+    for listener in config.listeners:
+        if listener.kind is ListenerKind.TPROXY and not _may_be_transparent():
+            yield f'listener "{listener.name}" is a tproxy, which needs CAP_NET_ADMIN'
+
+
+def _may_be_transparent() -> bool:
+    """Tell whether the process has one of the two capabilities that IP_TRANSPARENT needs."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)", _read("/proc/self/status"), re.MULTILINE)
+    return found is None or bool(int(found[1], 16) & (1 << _NET_ADMIN | 1 << _NET_RAW))
 
 
 def _privileged_ports(config: Config) -> Iterator[str]:

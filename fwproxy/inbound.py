@@ -76,7 +76,8 @@ def _is_foreign(session: Session, proxy_address: Endpoint, clients: Sequence[End
     open_socket = session.engine.poller.open_socket
     if session.terms.shows_client and host == session.client_address.host:
         return not is_local(host, open_socket)
-    if host not in {client.host for client in clients} or is_local(host, open_socket):
+    own = {session.client_address.host, *(client.host for client in clients)}
+    if host not in own or is_local(host, open_socket):
         return False
     server = session.server_host or host
     relation = session.engine.policy.relation(host, server)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from fwproxy.address import Endpoint, IpFilter
-from fwproxy.config import ListenerKind
 from fwproxy.connection import Connection
 from fwproxy.datapath.choice import Choice, DataPath
 from fwproxy.datapath.kernel.flow import KernelFlow
@@ -18,6 +17,7 @@ from fwproxy.errors import CallError, KernelPathError
 from fwproxy.filter import Ends
 from fwproxy.flags import SecondaryFlags
 from fwproxy.ledger import USED, FirewallAction
+from fwproxy.listener_config import ListenerKind
 from fwproxy.port_sockets import start_listening
 from fwproxy.secondary import SecondaryCall
 from fwproxy.sources import source_towards_client, source_towards_server
@@ -28,8 +28,9 @@ _ANY_PORT = 9
 
 def may_be_carried(call: SecondaryCall) -> bool:
     """Tell whether the kernel might carry a call's connections, before that is decided."""
-    kernel = call.session.engine.kernel
-    return kernel.path is not None and SecondaryFlags.NO_KERNEL_MODE not in call.flags
+    if call.session.engine.kernel.path is None or SecondaryFlags.NO_KERNEL_MODE in call.flags:
+        return False
+    return not call.session.listener.config.why_not_in_kernel
 
 
 @attrs.define(slots=True, eq=False)

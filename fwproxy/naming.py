@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fwproxy.address import Endpoint, HostName
 from fwproxy.dispatch import dispatch
-from fwproxy.errors import NoServerReplyError, PolicyRulesDeniedError, QuotaError
+from fwproxy.errors import NameNotFoundError, NoServerReplyError, PolicyRulesDeniedError, QuotaError
 from fwproxy.events import Event, GetHostByAddr, GetHostByName
 from fwproxy.filter import SessionFilter
 from fwproxy.flags import Verdict
@@ -73,7 +73,7 @@ async def _question(connection: Connection, what: str) -> AsyncIterator[None]:
         async with asyncio.timeout(limits.connect_timeout):
             yield
     except TimeoutError:
-        raise NoServerReplyError(f"{what} does not resolve in time (connect_timeout)") from None
+        raise NameNotFoundError(f"{what} does not resolve in time (connect_timeout)") from None
     finally:
         session.resolutions -= 1
 

@@ -10,25 +10,38 @@ from typing import TYPE_CHECKING
 
 from fwproxy.address import Destination, Endpoint, HostName
 from fwproxy.datapath.dial import Dial
+from fwproxy.datapath.race import Race, alternating
 from fwproxy.dispatch import dispatch
 from fwproxy.errors import (
     AddressNotAvailableError,
     CallError,
     DeniedError,
     NatAddressNotAvailableError,
+    NetworkUnreachableError,
     NoServerReplyError,
     NotSupportedError,
     PolicyRulesDeniedError,
+    ServerRefusedError,
+    ServerTimedOutError,
+    ServerUnreachableError,
     TerminatingError,
 )
 from fwproxy.events import AcceptedConnection, ConnectTcp, Event
 from fwproxy.flags import Verdict
+from fwproxy.introduction import introduce
 from fwproxy.naming import host_by_name
 from fwproxy.policy import Decision
 from fwproxy.sources import Source, source_towards_server
 
 if TYPE_CHECKING:
     from fwproxy.connection import Connection
+
+_REASONS: dict[int, type[NoServerReplyError]] = {
+    errno.ECONNREFUSED: ServerRefusedError,
+    errno.EHOSTUNREACH: ServerUnreachableError,
+    errno.ENETUNREACH: NetworkUnreachableError,
+    errno.ETIMEDOUT: ServerTimedOutError,
+}
 
 _NOT_THERE = Decision(allowed=False, rule="not an address that its name may have")
 
@@ -41,25 +54,28 @@ class Opening:
 
     Args:
         connection: whose ends are wanted.
-        source: the address to leave from towards the server (S36); None is any.
+        source: where to leave from towards the server (S36).
 
     Attributes:
         screen: which addresses of the server may be connected to at all; None is every one.
         has_server: whether the server's end is there, as a socket or played by a filter.
+        answer: told once what has become of it, before any byte flows; None where nobody waits
+            for that.
     """
 
     __slots__ = (
-        "_connection", "_dial", "_source", "_waiter", "_work", "has_server", "screen",
+        "_connection", "_dial", "_source", "_waiter", "_work", "answer", "has_server", "screen",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, source: Endpoint | None) -> None:
+    def __init__(self, connection: Connection, source: Source) -> None:
         self._connection = connection
         self._source = source
         self.has_server = False
-        self._dial: Dial | None = None
+        self._dial: Dial | Race | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._work: asyncio.Task[None] | None = None
         self.screen: Callable[[Endpoint], bool] | None = None
+        self.answer: Callable[[CallError | None], None] | None = None
 
     def accept_client(self, sock: socket.socket, client: Endpoint) -> None:
         """Take the socket that the client has opened."""
@@ -106,7 +122,7 @@ class Opening:
         connection.is_connecting()
         connection.wait(
             limits.connect_timeout,
-            lambda: self.refuse(NoServerReplyError(f"connecting to {server} took too long")),
+            lambda: self.refuse(ServerTimedOutError(f"connecting to {server} took too long")),
         )
         if isinstance(server, HostName):
             self._work = connection.spawn(self._resolve(server))
@@ -238,26 +254,73 @@ class Opening:
     def _dial_server(self, servers: list[Endpoint]) -> None:
         """Connect to the first of the servers that answers."""
         connection = self._connection
-        server, *others = servers
+        ways, refusal = self._ways(servers)
+        if not ways:
+            self.refuse(refusal or NoServerReplyError("the server has no address"))
+            return
+        server, source = next(iter(ways.items()))
         connection.server_address = server
-        try:
-            source = source_towards_server(connection.session, server, self._source)
-        except CallError as error:
-            self.refuse(error)
+        if len(ways) > 1:
+            self._race(ways)
             return
 
         def dialled(sock: socket.socket | None, error: OSError | None) -> None:
-            self._dial = None
-            if sock is not None:
-                connection.server_sock = sock
-                self.has_server = True
-                self._advance()
-            elif others:
-                self._dial_server(others)
-            else:
-                self.refuse(_unreachable(server, error, source))
+            self._reached(server, sock, error, source)
 
         self._dial_now(server, source.address, dialled, foreign=source.is_foreign)
+
+    def _ways(self, servers: list[Endpoint]) -> tuple[dict[Endpoint, Source], CallError | None]:
+        """Return where to leave from for each server, and why one of them cannot be reached."""
+        if self._source.is_foreign:
+            return dict.fromkeys(servers, self._source), None
+        ways, refusal = {}, None
+        for server in servers:
+            try:
+                ways[server] = source_towards_server(
+                    self._connection.session, server, self._source.address
+                )
+            except CallError as error:
+                refusal = error
+        return ways, refusal
+
+    def _race(self, ways: dict[Endpoint, Source]) -> None:
+        """Let no address that is silent keep the client from those that answer."""
+        engine = self._connection.session.engine
+
+        def reached(server: Endpoint, sock: socket.socket | None, error: OSError | None) -> None:
+            self._reached(server, sock, error, ways[server])
+
+        race = Race(
+            engine.poller,
+            engine.deadlines,
+            alternating(list(ways)),
+            lambda server: ways[server].address,
+            reached,
+            delay=engine.limits.connect_attempt_delay,
+            foreign=next(iter(ways.values())).is_foreign,
+        )
+        if not race.is_done:
+            self._dial = race
+
+    def _reached(
+        self,
+        server: Endpoint,
+        sock: socket.socket | None,
+        error: OSError | None,
+        source: Source,
+    ) -> None:
+        """Go on with the server that has answered, or say that none has."""
+        self._dial = None
+        if sock is None:
+            self.refuse(_unreachable(server, error, source))
+            return
+        connection = self._connection
+        connection.server_address = server
+        connection.server_sock = sock
+        self.has_server = True
+        if connection.session.listener.config.send_proxy:
+            introduce(connection, sock)
+        self._advance()
 
     def dial_client(self) -> None:
         """Connect to the client, from the address that it knows the proxy by."""
@@ -267,7 +330,7 @@ class Opening:
         connection.is_connecting()
         connection.wait(
             limits.connect_timeout,
-            lambda: self.refuse(NoServerReplyError(f"connecting to {client} took too long")),
+            lambda: self.refuse(ServerTimedOutError(f"connecting to {client} took too long")),
         )
 
         def dialled(sock: socket.socket | None, error: OSError | None) -> None:
@@ -304,11 +367,20 @@ class Opening:
             return
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)  # wakes the filter before the server is heard
-        connection.establish()
+        self._tell(None)
+        if not connection.is_closed:  # the one who was told may have ended it
+            connection.establish()
+
+    def _tell(self, error: CallError | None) -> None:
+        """Give the answer, unless it has been given."""
+        answer, self.answer = self.answer, None
+        if answer is not None:
+            answer(error)
 
     def refuse(self, error: CallError) -> None:
         """Say no to the filter that waits for a server; without one, end the connection."""
         if self._waiter is None:
+            self._tell(error)
             self._connection.close(str(error), failed=True)
             return
         self._start_over()
@@ -331,6 +403,7 @@ class Opening:
     def cancel(self) -> None:
         """Give up whatever is under way: the connection has ended."""
         self._stop()
+        self._tell(TerminatingError("the connection has ended"))
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(TerminatingError("the connection has ended"))
 
@@ -352,4 +425,5 @@ def _unreachable(target: Endpoint, error: OSError | None, source: Source) -> Cal
             needs = f"to speak for {source.address.host} the process needs CAP_NET_ADMIN"
             return AddressNotAvailableError(f"{target} cannot be reached: {needs}")
     reason = "no answer" if error is None else error.strerror or str(error)
-    return NoServerReplyError(f"{target} cannot be reached: {reason}")
+    kind = _REASONS.get(0 if error is None else error.errno or 0, NoServerReplyError)
+    return kind(f"{target} cannot be reached: {reason}")

@@ -76,7 +76,12 @@ async def redirect_connections(
     call.check_reserved(here, count)
     backlog = session.engine.config.secondary.backlog
     listens = not may_be_carried(call)
-    sockets = call.allocate(here, count, backlog if listens else None)
+    sockets = call.allocate(
+        here,
+        count,
+        backlog if listens else None,
+        foreign=session.listener.is_transparent,
+    )
     lowest: int = sockets[0].getsockname()[1]
     ports: list[CallPort] = []
     actions: list[FirewallAction] = []
@@ -179,15 +184,20 @@ def _redirect_tcp(
     if SecondaryFlags.INCREASE_RECEIVE_BUFFER in call.flags:
         increase_receive_buffer(sock)
     port = WaitingPort(call.session, sock, accepted, single=call.is_single)
+    host = call.session.client_address.host
+    redirected = call.session.engine.redirected
+    if call.session.listener.leads_to_ports:
+        redirected.enter(host, port)
 
     def close(reason: str) -> None:
         port.close()
+        if redirected:
+            redirected.strike(host, port)
         if isinstance(target, Connection) and reason != USED:
             target.close(reason, failed=True)  # its client cannot come any more
 
     towards = target.proxy_address if isinstance(target, Connection) else target
-    peers = IpFilter.only(call.session.client_address.host)
-    port.action = call.permit(port.address, towards, peers, close)
+    port.action = call.permit(port.address, towards, IpFilter.only(host), close)
     return port.action
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import attrs
 
-from fwproxy.config import Config, LedgerConfig, ListenerConfig
+from fwproxy.config import Config, LedgerConfig
 from fwproxy.host import facts, shortcomings
 from fwproxy.kernel_mode import abilities
+from fwproxy.listener_config import ListenerConfig
 from fwproxy.log import get_logger
 from fwproxy.networks import Networks
 from fwproxy.problems import shown
@@ -81,11 +82,24 @@ def _listener(listener: ListenerConfig) -> Iterator[str]:
     target = f" to {listener.upstream}" if listener.upstream else ""
     kind = listener.kind.value
     advertised = f", as {listener.advertise}" if listener.advertise else ""
-    yield f"{listener.name}: {kind}, {listener.protocol}, on {listener.bind}{advertised}{target}"
+    protocol = listener.protocol or "the protocol by port"
+    way = f"{kind}, {protocol}, on {listener.bind}{advertised}{target}"
+    yield "; ".join([f"{listener.name}: {way}", *_arrangements(listener)])
     if listener.use_filters is not None:
         yield f"  {filters_line(listener.use_filters)}"
     if listener.secondary is not None:
         yield f"  {scope_line(listener.secondary)}"
+
+
+def _arrangements(listener: ListenerConfig) -> Iterator[str]:
+    if listener.users is not None:
+        yield f"users of {listener.users}"
+    if listener.source == "client":
+        yield "servers see the client's address"
+    if listener.proxy_protocol != "off":
+        yield f"PROXY headers of {listed(listener.trusted)}: {listener.proxy_protocol}"
+    if listener.send_proxy:
+        yield f"sends PROXY headers of version {listener.send_proxy}"
 
 
 def _protocol(protocol: ProtocolDefinition) -> str:
@@ -129,12 +143,12 @@ def _differences(section: Any, *, everything: bool = False) -> Iterator[str]:
 
 
 def _without_effect(config: Config) -> Iterator[str]:
-    """Name the keys that are there for later."""
+    """Name the keys that nothing makes use of."""
     rules = [rule.name or str(n) for n, rule in enumerate(config.rules, 1) if rule.users]
-    if rules:
+    if rules and not any(listener.users for listener in config.listeners):
         yield (
-            f"[[rules]] {', '.join(rules)} (no listener authenticates, so that rules with users "
-            "never match)"
+            f"[[rules]] {', '.join(rules)} (no listener has users, so that rules with users never "
+            "match)"
         )
 
 

@@ -11,10 +11,10 @@ import itertools
 from collections.abc import Iterator
 
 from fwproxy.address import IpNetwork, parse_prefix
-from fwproxy.config import ListenerKind
 from fwproxy.datapath.kernel.passage import Passage
 from fwproxy.engine import Engine
 from fwproxy.errors import KernelPathError
+from fwproxy.listener_config import ListenerKind
 from fwproxy.listeners.base import Listener
 from fwproxy.policy import AccessRequest, NetworkRelation, Policy
 from fwproxy.rules import Rule, RuleKind
@@ -27,10 +27,13 @@ def let_through(engine: Engine, listener: Listener) -> None:
     """Let a listener's connections through in the kernel, if nobody is to look at them."""
     path = engine.kernel.path
     config = listener.config
-    if path is None or config.kind is not ListenerKind.REDIRECT or listener.bound_filters:
+    # Without a protocol of its own it finds one by the port, and that may have filters.
+    if path is None or config.kind is not ListenerKind.REDIRECT or config.protocol is None:
+        return
+    if listener.services.usual.terms.bound_filters:
         return
     found = list(itertools.islice(passages(engine.policy, listener), MAX_PASSAGES + 1))
-    reason = _hindrance(engine.policy, listener, found)
+    reason = config.why_not_in_kernel or _hindrance(engine.policy, listener, found)
     if not reason:
         try:
             path.let_through(found)
@@ -41,7 +44,7 @@ def let_through(engine: Engine, listener: Listener) -> None:
     else:
         engine.log.info(
             "listener is let through in the kernel", listener=config.name,
-            ports=", ".join(map(str, listener.protocol.ports)),
+            ports=", ".join(map(str, listener.services.usual.protocol.ports)),
         )  # fmt: skip
 
 
@@ -50,8 +53,9 @@ def _hindrance(policy: Policy, listener: Listener, found: list[Passage]) -> str:
         return "rules say more than yes or no to networks"
     if policy.map.translates:
         return "servers see an address that is configured"
-    if not listener.protocol.ports:
-        return f"the protocol {listener.protocol.name} has no ports"
+    protocol = listener.services.usual.protocol
+    if not protocol.ports:
+        return f"the protocol {protocol.name} has no ports"
     if len(found) > MAX_PASSAGES:
         return f"more than {MAX_PASSAGES} pairs of prefixes"
     return "" if any(each.is_open for each in found) else "the rules do not allow it to anybody"
@@ -64,7 +68,7 @@ def _says_more(rule: Rule) -> bool:
 
 def passages(policy: Policy, listener: Listener) -> Iterator[Passage]:
     """Yield what a policy says of each pair of prefixes, the longest first, as it does itself."""
-    version, protocol = listener.config.bind.version, listener.protocol
+    version, protocol = listener.config.bind.version, listener.services.usual.protocol
     if not policy.networks:
         anybody = "::" if version == 6 else "0.0.0.0"
         decision = policy.decide(AccessRequest(protocol, anybody, anybody))

@@ -120,25 +120,24 @@ def _problems(config: Config) -> Iterator[Problem]:
             place = ("listeners", number, "filters", name)
             known = config.filters_under(listener)
             if name not in known:
-                where = f"filter in the protocol {listener.protocol}"
-                yield place, no_such(where, name, known)
+                what = f"the protocol {listener.protocol}" if listener.protocol else "any protocol"
+                yield place, no_such(f"filter in {what}", name, known)
             elif name in sound:
                 yield from _trouble(name, (config.filters.get(name, {}), table), place)
 
 
 def _named(config: Config) -> Iterator[tuple[Place, str]]:
     """Yield the filters that protocols name; those of a built-in one count where it is used."""
-    protocols = {protocol.name: protocol for protocol in config.protocols}
     for number, protocol in enumerate(config.protocols):
         for item, name in enumerate(() if protocol in BUILT_IN else protocol.filters):
             yield ("protocols", number, "filters", item), name
     for number, listener in enumerate(config.listeners):
-        used = protocols[listener.protocol]
         for item, name in enumerate(listener.use_filters or ()):
             yield ("listeners", number, "use_filters", item), name
         if listener.use_filters is None:
-            for name in used.filters if used in BUILT_IN else ():
-                yield ("listeners", number, "protocol"), name
+            for used in config.protocols_of(listener):
+                for name in used.filters if used in BUILT_IN else ():
+                    yield ("listeners", number, "protocol"), name
     for number, rule in enumerate(config.rules):
         for item, name in enumerate(rule.use_filters or ()):
             yield ("rules", number, "use_filters", item), name

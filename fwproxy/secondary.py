@@ -27,6 +27,7 @@ from fwproxy.ledger import MAX_TRIGGER, USED, FirewallAction
 from fwproxy.port_sockets import make_transparent
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.reservation import PortReservation
+from fwproxy.sources import Source
 
 if TYPE_CHECKING:
     from fwproxy.session import Session
@@ -82,6 +83,15 @@ class SecondaryCall:
         return SecondaryFlags.ALLOW_MULTIPLE not in self.flags
 
     @property
+    def leaving(self) -> Source:
+        """Where to leave from towards the server: as the call says, or as the primary does."""
+        usual = self.session.listener.source_of(self.session.client_address)
+        if self.source is None:
+            return usual
+        same = usual.address is not None and usual.address.host == self.source.host
+        return Source(self.source, is_foreign=same and usual.is_foreign)
+
+    @property
     def timeout(self) -> float | None:
         """Seconds that a permission lasts unused, or None: until it is killed.
 
@@ -110,6 +120,7 @@ class SecondaryCall:
             expected += self._expected(coming, None)
         heard = coming is not None and hearers(self.session, coming, of_secondary=True)
         kernel = self.session.engine.kernel
+        hindrance = kernel.why_not or self.session.listener.config.why_not_in_kernel
         choice = choose(
             self.protocol.transport,
             kind.__name__,
@@ -117,8 +128,8 @@ class SecondaryCall:
             attached=attached,
             expected=expected,
             heard=coming.__name__ if coming is not None and heard else "",
-            available=HERE if kernel.path is None else EVERYTHING,
-            no_kernel=kernel.why_not,
+            available=HERE if kernel.path is None or hindrance else EVERYTHING,
+            no_kernel=hindrance,
         )
         return attrs.evolve(self, choice=choice)
 
@@ -135,7 +146,7 @@ class SecondaryCall:
             self.protocol,
             client_address=client,
             flags=flags,
-            source=self.source,
+            source=self.leaving,
             ip_filter=self.ip_filter,
             secondary_flags=self.flags,
             session_filter=self.session_filter,
@@ -261,7 +272,13 @@ class SecondaryCall:
 
 
 class WaitingPort:
-    """One TCP port of the proxy that waits on behalf of one permission."""
+    """One TCP port of the proxy that waits on behalf of one permission.
+
+    Attributes:
+        address: where it waits.
+        session: for whose client.
+        action: the permission.
+    """
 
     def __init__(
         self,
@@ -274,19 +291,20 @@ class WaitingPort:
         engine = session.engine
         self.address = Endpoint.from_sockaddr(sock.getsockname())
         self.action: FirewallAction | None = None
-        self._session = session
+        self.session = session
         self._single = single
         self._on_accept = on_accept
         self._acceptor = Acceptor(
             engine.poller,
             engine.deadlines,
             sock,
-            self._accepted,
+            self.accept,
             retry=engine.limits.accept_retry,
             on_exhausted=self._exhausted,
         )
 
-    def _accepted(self, sock: socket.socket, peer: Endpoint) -> None:
+    def accept(self, sock: socket.socket, peer: Endpoint) -> None:
+        """Take a peer that has come, to the port itself or led to it by a listener."""
         action = self.action
         if action is None or not action.is_active:
             close_socket(sock, abort=True)
@@ -302,17 +320,17 @@ class WaitingPort:
             action.settle()  # which it has not if there was room for the connection
 
     def _exhausted(self, error: OSError) -> None:
-        self._session.engine.log.warning(
-            "accept failed", session=self._session.id, error=error.strerror
+        self.session.engine.log.warning(
+            "accept failed", session=self.session.id, error=error.strerror
         )
 
     def _refuse(self, sock: socket.socket, peer: Endpoint, action: FirewallAction) -> None:
         close_socket(sock, abort=True)
         action.refused += 1
         if action.refused == 1:  # one line per permission, however many come
-            self._session.engine.log.warning(
+            self.session.engine.log.warning(
                 "secondary connection refused",
-                session=self._session.id,
+                session=self.session.id,
                 permission=action.id,
                 proxy_address=str(self.address),
                 peer=str(peer),

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fwproxy.address import Endpoint, HostName, IpFilter, Reach, reach_of
+from fwproxy.address import Endpoint, HostName, IpFilter, Reach, Transport, reach_of
 from fwproxy.address_check import client_address_problem
 from fwproxy.client_binds import ClientBinds
-from fwproxy.config import ListenerKind
 from fwproxy.connection import Connection
 from fwproxy.dispatch import BoundFilter
 from fwproxy.engine import Engine
@@ -25,21 +24,22 @@ from fwproxy.filter import FAULTS, Priority, SessionFilter
 from fwproxy.flags import SecondaryFlags, SessionFlags, Verdict
 from fwproxy.future import hand_over
 from fwproxy.grants import check_client_addresses as check_granted
-from fwproxy.holdings import Holdings
+from fwproxy.holdings import Holdings, Shared
 from fwproxy.ledger import FirewallAction
+from fwproxy.listener_config import ListenerKind
 from fwproxy.naming import host_by_address, host_by_name
 from fwproxy.policy import AccessRequest, Decision, NetworkRelation
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.quotas import Usage
 from fwproxy.reservation import PortReservation
 from fwproxy.secondary import SecondaryCall
+from fwproxy.services import Service
 from fwproxy.session_calls import SessionCalls
 from fwproxy.sources import TRANSLATED, is_full_proxy
 from fwproxy.terms import Terms, govern
 
 if TYPE_CHECKING:
     from fwproxy.listeners.base import Listener
-    from fwproxy.sharing import SharedPort
 
 
 _NO_ADDRESS = Decision(allowed=False, rule="no address to connect to")
@@ -65,7 +65,7 @@ class Session(Holdings, SessionCalls):
         "__weakref__", "_client_binds", "_hearings", "_listener", "_on_end", "_shared",
         "advertised_host", "authenticated_user", "bound_filters", "client_address",
         "connections", "end_reason", "engine", "factories", "id", "permissions", "primary",
-        "protocol", "resolutions", "rule", "session_filters", "terms",
+        "protocol", "resolutions", "rule", "service", "session_filters", "terms",
     )  # fmt: skip
 
     connection_class: ClassVar[type[Connection]] = Connection
@@ -75,15 +75,17 @@ class Session(Holdings, SessionCalls):
         engine: Engine,
         listener: Listener,
         client: Endpoint,
+        service: Service,
         on_end: Callable[[Session], None],
     ) -> None:
         self.engine = engine
         self.id = next(engine.session_numbers)
         self._listener = listener
         self._on_end = on_end
-        self.protocol: ProtocolDefinition = listener.protocol
-        self.bound_filters: tuple[BoundFilter, ...] = listener.terms.bound_filters
-        self.terms: Terms = listener.terms
+        self.service = service
+        self.protocol: ProtocolDefinition = service.protocol
+        self.bound_filters: tuple[BoundFilter, ...] = service.terms.bound_filters
+        self.terms: Terms = service.terms
         self.rule = ""
         self.usages: tuple[Usage, ...] = ()
         self.client_address = client.with_port(0)
@@ -98,7 +100,7 @@ class Session(Holdings, SessionCalls):
         self.end_reason: str | None = None
         self._hearings: set[asyncio.Future[Verdict]] | None = None
         self._client_binds: ClientBinds | None = None
-        self._shared: set[SharedPort] | None = None
+        self._shared: set[Shared] | None = None
 
     def __repr__(self) -> str:
         return f"<Session {self.id} {self.client_address.host}>"
@@ -166,10 +168,13 @@ class Session(Holdings, SessionCalls):
     def is_at_rest(self, quiet: float) -> bool:
         """Tell whether nothing would be lost by ending it.
 
-        That can be known of a protocol with secondary connections: there are none and none is
-        permitted, and its primary connection has been quiet for *quiet* seconds.
+        That can be known of datagrams, and of a protocol with secondary connections: there are
+        none and none is permitted, and its primary connection has been quiet for *quiet* seconds.
         """
-        if not self.protocol.secondary or self.permissions or len(self.connections) > 1:
+        if not self.protocol.secondary and self.protocol.transport is Transport.TCP:
+            return False
+        own = None if self.primary is None else self.primary.permission
+        if self.permissions - {own} or len(self.connections) > 1:
             return False
         return self.engine.deadlines.now() - self.last_active >= quiet
 
@@ -345,8 +350,8 @@ class Session(Holdings, SessionCalls):
             raise TerminatingError("the session has no primary connection")
         return self.primary
 
-    def share(self, port: SharedPort) -> None:
-        """Note that the session uses a shared port."""
+    def share(self, port: Shared) -> None:
+        """Note that the session uses something that is not its own, and leaves it at its end."""
         if self._shared is None:
             self._shared = set()
         self._shared.add(port)
@@ -358,7 +363,7 @@ class Session(Holdings, SessionCalls):
             QuotaError: the rule has as many connections as it may have, or they come too fast.
         """
         self.rule = decision.rule
-        terms = self._listener.terms_of(decision.number)
+        terms = self.service.terms_of(decision.number)
         if terms is not self.terms:
             try:
                 govern(self, terms)

@@ -27,6 +27,7 @@ from fwproxy.grants import granted
 from fwproxy.ledger import FirewallAction
 from fwproxy.port_sockets import open_port, start_listening
 from fwproxy.secondary import SecondaryCall
+from fwproxy.services import Service
 from fwproxy.shared import SharedKey, canonical
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class SharedPort:
         self.last_used = engine.deadlines.now()
         self._engine = engine
         self._protocol = call.protocol
+        self._service: Service = call.session.service
         self._listener: Listener = call.session.listener
         self._linger: Deadline | None = None
         self._acceptor = Acceptor(
@@ -98,7 +100,9 @@ class SharedPort:
             self._linger = self._engine.deadlines.after(linger, self.action.expire)
 
     def _accepted(self, sock: socket.socket, client: Endpoint) -> None:
-        session = self._listener.admit(sock, client, self._protocol, self._open)
+        session = self._listener.admit(
+            sock, client, self._open, service=self._service, protocol=self._protocol
+        )
         if session is None:
             self.action.refused += 1
         else:

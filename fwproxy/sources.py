@@ -42,11 +42,15 @@ class Source:
     is_foreign: bool = False
 
 
+ANY_SOURCE = Source(None)
+"""Whatever the kernel chooses."""
+
+
 def source_towards_client(
     session: Session, client: Endpoint, peer: Endpoint | None, flags: SecondaryFlags
 ) -> Source:
     """Return the source that *client* sees of a connection that *peer* has made."""
-    usual = Source(session.internal_source(client))
+    usual = Source(session.internal_source(client), is_foreign=session.listener.is_transparent)
     if peer is None or peer.version != client.version:
         return usual
     if SecondaryFlags.PROXY_MODE in flags and _is_translated(session, client, peer):

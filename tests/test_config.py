@@ -37,11 +37,11 @@ def test_a_listener_with_an_upstream_is_enough():
         ([attrs.evolve(FORWARD, kind=ListenerKind.GATEWAY)], "upstream", "has no upstream"),
         ([attrs.evolve(FORWARD, kind=ListenerKind.REDIRECT)], "upstream", "has no upstream"),
         ([attrs.evolve(FORWARD, protocol="ftq")], "protocol", "ftp"),
-        (
-            [attrs.evolve(FORWARD, protocol="udp")],
-            "protocol",
-            "UDP listeners are not supported yet",
-        ),
+        ([attrs.evolve(FORWARD, protocol=None)], "protocol", "a forward listener needs a protocol"),
+        ([attrs.evolve(FORWARD, source="client")], "source", "cannot keep the client's address"),
+        ([attrs.evolve(FORWARD, users="users")], "users", "nobody can log in"),
+        ([attrs.evolve(FORWARD, proxy_protocol="accept")], "trusted", "must be said"),
+        ([attrs.evolve(FORWARD, protocol="udp", send_proxy=2)], "protocol", "have no PROXY header"),
         ([attrs.evolve(FORWARD, advertise="::1")], "advertise", "must be an IPv4 address"),
     ],
 )
@@ -91,11 +91,36 @@ def test_rules_and_relations_name_what_is_there(settings, place):
 
 
 @pytest.mark.parametrize("kind", ListenerKind)
-def test_no_listener_is_for_datagrams(kind):
+def test_datagrams_of_one_protocol_come_to_forward_and_tproxy(kind):
     upstream = THERE if kind is ListenerKind.FORWARD else None
     listener = ListenerConfig("own", HERE, "own", kind, upstream)
-    with pytest.raises(ConfigError, match="UDP listeners are not supported yet"):
-        Config([listener], protocols=[ProtocolDefinition("own", Transport.UDP)])
+    protocols = [ProtocolDefinition("own", Transport.UDP)]
+    if kind in {ListenerKind.FORWARD, ListenerKind.TPROXY}:
+        assert Config([listener], protocols=protocols).listeners == (listener,)
+        return
+    with pytest.raises(ConfigError, match=f"a {kind.value} listener cannot take datagrams"):
+        Config([listener], protocols=protocols)
+
+
+OPEN = (ListenerKind.SOCKS, ListenerKind.HTTP, ListenerKind.MIXED, ListenerKind.TPROXY)
+ANY_PORT = (*OPEN, ListenerKind.REDIRECT)
+
+
+@pytest.mark.parametrize("kind", ANY_PORT)
+def test_a_listener_for_every_port_needs_no_protocol(kind):
+    listener = ListenerConfig("all", HERE, kind=kind)
+    own = ProtocolDefinition("own", ports=(7000,), filters=("own",))
+    config = Config([listener], protocols=[*BUILT_IN, own])
+    assert [each.name for each in config.protocols_of(listener)] == ["ftp", "own", "tcp", "udp"]
+    assert config.filters_of(listener) == ("ftp", "own")
+
+
+@pytest.mark.parametrize("kind", OPEN)
+def test_whoever_may_go_anywhere_needs_rules(kind):
+    listener = ListenerConfig("all", Endpoint("0.0.0.0", 1080), kind=kind)
+    with pytest.raises(ConfigError, match="open relay"):
+        Config([listener])
+    assert Config([listener], rules=[Rule(allow=False)]).listeners == (listener,)
 
 
 @pytest.mark.parametrize(
@@ -153,11 +178,12 @@ def test_a_port_range_has_both_its_ends():
 
 POSITIVE = [
     *((Limits, field.name) for field in attrs.fields(Limits)
-      if field.name not in {"drain_timeout", "stop_timeout"}),
+      if field.name not in {"drain_timeout", "stop_timeout", "login_memory", "name_memory"}),
     (SecondaryConfig, "timeout"), (SecondaryConfig, "backlog"), (DatapathConfig, "pipe_size"),
 ]  # fmt: skip
 NOT_NEGATIVE = [
-    (Limits, "drain_timeout"), (Limits, "stop_timeout"),
+    (Limits, "drain_timeout"), (Limits, "stop_timeout"), (Limits, "login_memory"),
+    (Limits, "name_memory"),
     (DatapathConfig, "max_pipes"), (DatapathConfig, "bulk_threshold"),
 ]  # fmt: skip
 

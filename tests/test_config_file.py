@@ -8,18 +8,10 @@ from pathlib import Path
 import pytest
 
 from fwproxy.address import Endpoint, HostName, Transport
-from fwproxy.config import (
-    Config,
-    DatapathConfig,
-    Limits,
-    ListenerConfig,
-    ListenerKind,
-    LogConfig,
-    PortRange,
-    SecondaryConfig,
-)
+from fwproxy.config import Config, DatapathConfig, Limits, LogConfig, PortRange, SecondaryConfig
 from fwproxy.config_file import load, parse
 from fwproxy.errors import ConfigError
+from fwproxy.listener_config import ListenerConfig, ListenerKind
 from fwproxy.policy import Network, NetworkRelation, Relation, Rule
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition, protocol_id
 
@@ -199,8 +191,10 @@ def test_one_port_is_a_range() -> None:
         ("[limits]", "[limit]", 'limit: unknown key; did you mean "limits"?'),
         ('prefixes = ["0', 'prefix = ["0', "[networks.external] prefix: unknown key; did yo"),
         ('users = ["anna"]', "zz = 1", '[[rules]] "outward" zz: unknown key; there is act'),
-        ('"forward"', '"socks"', '[[listeners]] "ftp" kind: "socks" is not supported yet; ther'),
-        ('"forward"', '"mixed"', '[[listeners]] "ftp" kind: "mixed" is not supported yet; ther'),
+        ('"forward"', '"sock"', '[[listeners]] "ftp" kind: must be one of forward, gateway, red'),
+        ("backlog = 5", 'source = "me"', '[[listeners]] "ftp" source: must be one of proxy, cli'),
+        ("backlog = 5", "send_proxy = 3", '[[listeners]] "ftp" send_proxy: must be one of 0, 1'),
+        ("backlog = 5", 'trusted = ["x"]', '[[listeners]] "ftp" trusted, item 1: '),
         ('"forward"', '"forwrd"', '[[listeners]] "ftp" kind: must be one of forward, gateway'),
         ('"127.0.0.1:2121"', '"127.0.0.1"', "[[listeners]] \"ftp\" bind: '127.0.0.1' is not o"),
         ('"127.0.0.1:2121"', '"localhost:1"', "[[listeners]] \"ftp\" bind: 'localhost' is not "),
@@ -229,8 +223,7 @@ def test_one_port_is_a_range() -> None:
         ('"198.51.100.1"', '"ff02::1"', '[[listeners]] "ftp" advertise: ff02::1 is no address to'),
         ('"198.51.100.1"', "5", '[[listeners]] "ftp" advertise: must be a string, not 5'),
         ('"198.51.100.1"', '"2001:db8::1"', '[[listeners]] "ftp" advertise: must be an IPv4 ad'),
-        ('"ftp"\nbacklog', '"udp"\nbacklog', '[[listeners]] "ftp" protocol: UDP listeners are n'),
-        ('"ftp"\n\n[networks', '"udp"\n\n[networks', '[[listeners]] "six" protocol: UDP listene'),
+        ('"ftp"\n\n[networks', '"udp"\n\n[networks', '[[listeners]] "six" protocol: a gateway l'),
         ('name = "parcel"', 'name = ""', '[[protocols]] "" name: must not be empty'),
         ('name = "parcel"', 'name = "ftp"', '[[protocols]] "ftp" name: "ftp" is built in and ca'),
         ('"tcp"\nports', '"sctp"\nports', '[[protocols]] "parcel" transport: must be one of tc'),
@@ -327,7 +320,7 @@ def test_open_relays_are_refused() -> None:
     assert parse(text).listeners[0].kind is ListenerKind.GATEWAY
     open_relay = text.replace("127.0.0.1", "0.0.0.0")
     assert problem(open_relay).startswith(
-        '3: [[listeners]] "a" bind: without rules a gateway on 0.'
+        '3: [[listeners]] "a" bind: without rules a gateway listener on'
     )
     assert len(parse(open_relay + '[[rules]]\naction = "deny"').rules) == 1
 

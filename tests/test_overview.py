@@ -11,14 +11,8 @@ import pytest
 
 from fwproxy import host
 from fwproxy.address import Endpoint, HostName, Transport
-from fwproxy.config import (
-    Config,
-    DatapathConfig,
-    Limits,
-    ListenerConfig,
-    PortRange,
-    SecondaryConfig,
-)
+from fwproxy.config import Config, DatapathConfig, Limits, PortRange, SecondaryConfig
+from fwproxy.listener_config import ListenerConfig, ListenerKind
 from fwproxy.overview import overview, warnings
 from fwproxy.policy import Network, NetworkRelation, Relation, Rule
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
@@ -96,7 +90,7 @@ def test_the_overview_says_what_may_be_shared() -> None:
                     Rule(allow=False, users=("bert",)),
                 )
             },
-            "without effect in this version: [[rules]] annas, 3 (no listener authenticates",
+            "without effect in this version: [[rules]] annas, 3 (no listener has users",
         ),
         ({"filters": {"ftp": {}}}, "[filters.ftp] is set, but no listener has a protocol with"),
         ({"secondary": SecondaryConfig(PortRange(2000, 3000))}, 'listener "a" is on port 2121, in'),
@@ -149,3 +143,38 @@ def test_the_limit_on_open_files_is_raised() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_overview_says_how_clients_come_in() -> None:
+    here = Endpoint("127.0.0.1", 1080)
+    listeners = (
+        ListenerConfig("s", here, kind=ListenerKind.SOCKS, users="who", send_proxy=2),
+        ListenerConfig("t", here, kind=ListenerKind.TPROXY, source="client"),
+        ListenerConfig(
+            "h", here, kind=ListenerKind.HTTP, proxy_protocol="require", trusted=("::1/128",)
+        ),
+    )
+    text = "\n".join(overview(Config(listeners)))
+    assert "s: socks, the protocol by port, on 127.0.0.1:1080; users of who; sends PROXY" in text
+    assert "t: tproxy, the protocol by port, on 127.0.0.1:1080; servers see the client's" in text
+    assert "h: http, the protocol by port, on 127.0.0.1:1080; PROXY headers of ::1/128: req" in text
+
+
+def test_rules_by_user_need_a_listener_with_users() -> None:
+    rules = (Rule(allow=True, users=("anna",)),)
+    listener = ListenerConfig(
+        "s", Endpoint("127.0.0.1", 1080), kind=ListenerKind.SOCKS, users="who"
+    )
+    found = warnings(Config([listener], rules=rules, limits=Limits(max_sessions=10)))
+    assert list(found) == []
+
+
+@pytest.mark.parametrize(("capabilities", "may"), [("0", False), ("1000", True), ("2000", True)])
+def test_tproxy_needs_a_capability(
+    monkeypatch: pytest.MonkeyPatch, capabilities: str, *, may: bool
+) -> None:
+    status = f"Name:\tpython\nCapEff:\t{capabilities}\nCapBnd:\t0\n"
+    monkeypatch.setattr(host, "_read", lambda path: status if "status" in path else "")
+    listener = ListenerConfig("t", Endpoint("127.0.0.1", 1080), kind=ListenerKind.TPROXY)
+    found = [line for line in host.shortcomings(Config([listener])) if "CAP_NET_ADMIN" in line]
+    assert bool(found) is not may

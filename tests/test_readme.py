@@ -22,12 +22,12 @@ from fwproxy.config import (
     DatapathConfig,
     LedgerConfig,
     Limits,
-    ListenerConfig,
     LogConfig,
     ProcessConfig,
     SecondaryConfig,
     TimesConfig,
 )
+from fwproxy.listener_config import ListenerConfig
 from fwproxy.policy import AccessRequest, Relation, Rule
 from fwproxy.protocol import FTP, ProtocolDefinition, protocol_id
 from fwproxy.rules import RuleLimits

@@ -94,3 +94,31 @@ async def test_the_name_of_an_address(monkeypatch):
     with pytest.raises(NoServerReplyError, match="has no name"):
         await resolver.name_of(Endpoint("192.0.2.1"))
     assert asked[0] == (("198.51.100.1", 0), socket.NI_NAMEREQD)  # no digits in a name's place
+
+
+async def test_an_answer_holds_for_a_while_and_for_every_port(monkeypatch):
+    clock = [100.0]
+    resolver = Resolver(1, lambda: clock[0], memory=5.0, max_names=2)
+    names = Names(monkeypatch, "10.0.0.1")
+    names.may_answer.set()
+    assert await resolver.resolve(HostName("a.example", 21)) == [Endpoint("10.0.0.1", 21)]
+    clock[0] += 4.9
+    names.answers = ("10.0.0.2",)
+    assert await resolver.resolve(HostName("a.example", 22)) == [Endpoint("10.0.0.1", 22)]
+    clock[0] += 0.1
+    assert await resolver.resolve(HostName("a.example", 21)) == [Endpoint("10.0.0.2", 21)]
+    assert names.asked == ["a.example", "a.example"]
+
+
+async def test_so_many_answers_are_remembered_and_no_failures(monkeypatch):
+    resolver = Resolver(1, lambda: 0.0, memory=5.0, max_names=2)
+    names = Names(monkeypatch, "10.0.0.1")
+    names.may_answer.set()
+    for name in ("a", "b", "c", "b", "c", "a"):
+        await resolver.resolve(HostName(name, 1))
+    assert names.asked == ["a", "b", "c", "a"]
+    names.answers = ()
+    for _ in range(2):
+        with pytest.raises(NoServerReplyError):
+            await resolver.resolve(HostName("none", 1))
+    assert names.asked[-2:] == ["none", "none"]

@@ -39,6 +39,7 @@ class DatagramRelay:
         deadlines: for the time-outs.
         connection: the connection, for the filters.
         sock: the bound, non-blocking socket, closed by `close`; None where there is none.
+        near: the address that the peers send to, where there is no bound socket.
         reply: sends a datagram to a peer, where there is no bound socket.
         open_far: makes a socket that is connected to the target of a new flow, or raises OSError.
         ends_of: tells the two ends of a peer's datagrams, given the peer's address.
@@ -62,6 +63,7 @@ class DatagramRelay:
         connection: Connection,
         sock: socket.socket | None,
         *,
+        near: Endpoint | None = None,
         reply: Reply | None = None,
         open_far: Callable[[Ends], socket.socket],
         ends_of: Callable[[Endpoint], Ends],
@@ -80,6 +82,7 @@ class DatagramRelay:
         self._poller = poller
         self._deadlines = deadlines
         self._connection = connection
+        self._near = near
         self._reply_to = reply if sock is None else sock.sendto
         self._open_far = open_far
         self._ends_of = ends_of
@@ -146,7 +149,7 @@ class DatagramRelay:
     @property
     def _near_name(self) -> Endpoint | None:
         if self._ended or self.sock is None:
-            return None
+            return None if self._ended else self._near
         return Endpoint.from_sockaddr(self.sock.getsockname())
 
     @property

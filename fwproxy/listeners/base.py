@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fwproxy.address import Destination, Endpoint, Transport
-from fwproxy.config import ListenerConfig
+from fwproxy.address import Destination, Endpoint, IpFilter, Transport
 from fwproxy.connection import Connection
 from fwproxy.datapath.accept import Acceptor
 from fwproxy.datapath.base import close_socket
-from fwproxy.dispatch import BoundFilter
 from fwproxy.engine import Engine
 from fwproxy.errors import CallError
 from fwproxy.flags import ConnectionFlags
+from fwproxy.listener_config import ListenerConfig
+from fwproxy.listeners.datagram_door import DatagramDoor
+from fwproxy.listeners.header import HeaderReading
+from fwproxy.port_sockets import make_transparent
 from fwproxy.protocol import ProtocolDefinition
+from fwproxy.services import Service, Services
 from fwproxy.session import Session
-from fwproxy.terms import Terms
+from fwproxy.sources import ANY_SOURCE, Source
 
 if TYPE_CHECKING:
     from fwproxy.firewall import Sessions
@@ -33,40 +36,32 @@ class Listener:
 
     Attributes:
         config: its configuration.
-        protocol: the definition of what it serves.
-        terms: what holds for its sessions, and
-        terms_by_rule: what holds instead under rules that say more than yes, by their place.
-        rules_grant: whether any of those bounds what filters may open.
+        services: what it serves.
         address: where it listens, with the actual port.
         sessions: where its sessions are kept, with those of the other listeners.
+        leads_to_ports: whether its clients ask it for every connection, also for those that they
+            were told a port of the proxy for.
+        is_transparent: whether its clients' connections arrive at addresses of other hosts.
     """
+
+    leads_to_ports = False
+    is_transparent = False
 
     def __init__(
         self,
         engine: Engine,
         config: ListenerConfig,
-        terms: Terms,
+        services: Services,
         sessions: Sessions,
-        terms_by_rule: Mapping[int, Terms] | None = None,
     ) -> None:
         self.engine = engine
         self.config = config
-        self.protocol = engine.protocols[config.protocol]
-        self.terms = terms
-        self.terms_by_rule = dict(terms_by_rule or {})
-        self.rules_grant = any(each.grants != terms.grants for each in self.terms_by_rule.values())
+        self.services = services
         self.address = config.bind
         self.sessions = sessions
+        self._trusted = IpFilter.only(*config.trusted)
         self._acceptor: Acceptor | None = None
-
-    @property
-    def bound_filters(self) -> tuple[BoundFilter, ...]:
-        """The filters that read its primary connections, in call order, unless a rule differs."""
-        return self.terms.bound_filters
-
-    def terms_of(self, number: int | None) -> Terms:
-        """Return the terms under a rule, by its place among the rules."""
-        return self.terms if number is None else self.terms_by_rule.get(number, self.terms)
+        self._door: DatagramDoor | None = None
 
     def start(self) -> None:
         """Listen.
@@ -74,74 +69,124 @@ class Listener:
         Raises:
             OSError: the address is in use or not ours.
         """
-        open_socket = self.engine.poller.open_socket
-        sock = open_socket(self.config.bind.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        if Transport.TCP in self.transports:
+            self._start_accepting()
+        if Transport.UDP in self.transports:
+            self._door = DatagramDoor(self)
+            self.address = self._door.address
+        self.engine.log.info(
+            "listening", listener=self.config.name, kind=self.config.kind.value,
+            address=str(self.address), protocol=self.config.protocol,
+        )  # fmt: skip
+
+    @property
+    def transports(self) -> frozenset[Transport]:
+        """What clients may come by: what its protocol needs."""
+        return frozenset({self.services.usual.protocol.transport})
+
+    def _start_accepting(self) -> None:
+        engine, config = self.engine, self.config
+        open_socket = engine.poller.open_socket
+        sock = open_socket(config.bind.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its sockets inherit both
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # no byte may get lost
-            if self.config.bind.version == 6:
+            if config.bind.version == 6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(self.config.bind.sockaddr)
-            sock.listen(self.config.backlog)
+            if self.is_transparent:
+                make_transparent(sock)
+            sock.bind(config.bind.sockaddr)
+            sock.listen(config.backlog)
         except OSError as error:
             sock.close()
-            where = f"listener {self.config.name!r} cannot listen on {self.config.bind}"
-            raise OSError(error.errno, f"{where}: {error.strerror}") from error
+            raise self.cannot_listen(error) from error
         self.address = Endpoint.from_sockaddr(sock.getsockname())
-        engine = self.engine
         self._acceptor = Acceptor(
             engine.poller,
             engine.deadlines,
             sock,
-            self._accepted,
+            self.arrived if self.config.proxy_protocol == "off" else self._accepted_from_balancer,
             retry=engine.limits.accept_retry,
             on_exhausted=self._exhausted,
         )
-        engine.log.info(
-            "listening", listener=self.config.name, kind=self.config.kind.value,
-            address=str(self.address), protocol=self.protocol.name,
-        )  # fmt: skip
+
+    def cannot_listen(self, error: OSError) -> OSError:
+        """Return an error that names the listener."""
+        where = f"listener {self.config.name!r} cannot listen on {self.config.bind}"
+        return OSError(error.errno, f"{where}: {error.strerror}")
 
     def stop(self) -> None:
         """Accept no more; sessions go on."""
         if self._acceptor is not None:
             self._acceptor.close()
             self._acceptor = None
+        if self._door is not None:
+            self._door.close()
+            self._door = None
 
     def _exhausted(self, error: OSError) -> None:
         self.engine.log.warning(
             "accept failed, new clients wait", listener=self.config.name, error=error.strerror
         )
 
-    def _accepted(self, sock: socket.socket, client: Endpoint) -> None:
+    def _accepted_from_balancer(self, sock: socket.socket, peer: Endpoint) -> None:
+        """Find out who the client is, if a load balancer says so."""
+        if self._trusted.is_included(peer.host):
+            if not self.is_full_for(sock, peer):
+                HeaderReading(self, sock, peer)
+        elif self.config.proxy_protocol == "accept":
+            self.arrived(sock, peer)
+        else:
+            close_socket(sock, abort=True)
+            self.engine.log.warning(
+                "client refused", listener=self.config.name, client=str(peer),
+                reason="not a trusted load balancer (trusted)",
+            )  # fmt: skip
+
+    def is_full_for(self, sock: socket.socket, client: Endpoint) -> bool:
+        """Cut a client off if a limit is reached, and tell."""
+        refusal = self.sessions.refusal(client.host)
+        if refusal is None:
+            return False
+        close_socket(sock, abort=True)
+        self._log_refusal(client, refusal)
+        return True
+
+    def arrived(self, sock: socket.socket, client: Endpoint) -> None:
+        """Take a client's socket."""
         if self.engine.expected and self._take_expected(sock, client):
             return
-        self.admit(sock, client, self.protocol, self.open_primary)
+        self.admit(sock, client, self.open_primary)
 
     def admit(
         self,
         sock: socket.socket,
         client: Endpoint,
-        protocol: ProtocolDefinition,
         open_primary: Open,
+        *,
+        service: Service | None = None,
+        protocol: ProtocolDefinition | None = None,
     ) -> Session | None:
         """Start a session for a client, unless a limit is reached; None, and it is cut off, then.
 
         Args:
             sock: the client's socket.
             client: its address.
-            protocol: what its connection is.
-            open_primary: sets it on its way.
+            open_primary: sets its connection on its way.
+            service: what it is served; None is what the listener usually serves.
+            protocol: what its connection is, if not the protocol of the service.
         """
-        refusal = self.sessions.refusal(client.host)
-        if refusal is not None:
-            close_socket(sock, abort=True)
-            self._log_refusal(client, refusal)
+        if self.is_full_for(sock, client):
             return None
-        session = self.sessions.open(self, client)
+        session = self.sessions.open(self, client, service)
+        source = self.source_of(client)
         connection = session.connection_class(
-            session, protocol, client_address=client, flags=_TRANSLATED
+            session,
+            protocol or session.protocol,
+            client_address=client,
+            flags=ConnectionFlags.NONE if source.is_foreign else _TRANSLATED,
+            source=source,
         )
         connection.client_sock = sock
         session.primary = connection
@@ -173,6 +218,14 @@ class Listener:
             return False
         found.accept(sock, client)
         return True
+
+    def source_of(self, client: Endpoint) -> Source:  # noqa: ARG002 - of whatever client
+        """Return where to leave from towards a client's servers."""
+        return ANY_SOURCE
+
+    def datagram_destination(self, near: Endpoint) -> Destination | None:  # noqa: ARG002 - as below
+        """Return where a datagram goes that has come to *near*; None throws it away."""
+        return self.config.upstream
 
     def destination(self, sock: socket.socket) -> Endpoint | None:  # noqa: ARG002 - subclasses look
         """Return where a client wants to go, where that is its own choice and known at once."""

@@ -7,10 +7,7 @@ import socket
 import struct
 
 from fwproxy.address import Endpoint
-from fwproxy.connection import Connection
-from fwproxy.errors import NetworkRulesDeniedError
-from fwproxy.listeners.base import Listener, request
-from fwproxy.session import Session
+from fwproxy.listeners.transparent import TransparentListener
 
 SO_ORIGINAL_DST = 80
 """The same number in linux/netfilter_ipv4.h and, as IP6T_SO_ORIGINAL_DST, in its IPv6 sister."""
@@ -30,7 +27,7 @@ def original_destination(sock: socket.socket) -> Endpoint | None:
     return Endpoint(str(ipaddress.ip_address(address)), port)
 
 
-class RedirectListener(Listener):
+class RedirectListener(TransparentListener):
     """Serves clients that do not know of the proxy.
 
     They are told the address of their server wherever an address of the proxy is due, because
@@ -42,12 +39,3 @@ class RedirectListener(Listener):
         """Return the original destination, unless that is the proxy itself."""
         server = original_destination(sock)
         return None if server == Endpoint.from_sockaddr(sock.getsockname()) else server
-
-    def open_primary(self, session: Session, connection: Connection, sock: socket.socket) -> None:
-        """Ask for the original destination."""
-        server = self.destination(sock)
-        if server is None:
-            # Going on would connect the proxy to itself, for ever.
-            raise NetworkRulesDeniedError("the client has connected to the proxy itself")
-        session.advertised_host = self.config.advertise or server.host
-        request(connection, server)

@@ -11,7 +11,6 @@ import attrs
 import structlog
 
 from fwproxy.address import Destination, Endpoint, parse_destination
-from fwproxy.config import ListenerKind
 from fwproxy.connection import Connection
 from fwproxy.dispatch import dispatch
 from fwproxy.errors import FwproxyError
@@ -19,6 +18,7 @@ from fwproxy.events import Event
 from fwproxy.filter import Filter
 from fwproxy.flags import Verdict
 from fwproxy.ledger import LedgerEntry
+from fwproxy.listener_config import ListenerKind
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.session import Session
 from fwproxy.testing.loop import ManualLoop, check_no_loop_runs

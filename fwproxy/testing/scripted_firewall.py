@@ -8,11 +8,12 @@ from typing import Any
 import structlog
 
 from fwproxy.address import Destination, Endpoint
-from fwproxy.config import Config, DatapathConfig, ListenerConfig, ListenerKind
+from fwproxy.config import Config, DatapathConfig
 from fwproxy.datapath.poll import Poller
 from fwproxy.engine import Engine
 from fwproxy.filter import Filter
 from fwproxy.firewall import Firewall
+from fwproxy.listener_config import ListenerConfig, ListenerKind
 from fwproxy.policy import Rule
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
 from fwproxy.testing.network import Network

@@ -10,8 +10,9 @@ from own_network import NEAR, in_own_network, shell
 from rig import eventually, probe_config
 
 from fwproxy import Firewall
-from fwproxy.config import DatapathConfig, Limits, ListenerKind, SecondaryConfig
+from fwproxy.config import DatapathConfig, Limits, SecondaryConfig
 from fwproxy.errors import ConfigError, KernelPathError
+from fwproxy.listener_config import ListenerKind
 
 REQUIRED = DatapathConfig(kernel="require")
 PLENTY = Limits(

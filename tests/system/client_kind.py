@@ -38,7 +38,8 @@ class Client(ABC):
 
     Remote paths are relative to the directory that the login leads to. Every operation raises
     AssertionError, with the command and all its output, when the client fails or takes longer
-    than `timeout` seconds. `home` holds files for its home directory, where its settings are.
+    than `timeout` seconds. `home` holds files for its home directory, where its settings are, and
+    `wrapper` is the command that runs it.
     """
 
     mode: Mode = Mode.PASSIVE
@@ -46,6 +47,7 @@ class Client(ABC):
     namespace: str | None = None
     timeout: float = 30.0
     home: Mapping[str, str] = attrs.field(factory=dict)
+    wrapper: Sequence[str] = ()
 
     name: ClassVar[str]
     package: ClassVar[str]
@@ -106,7 +108,7 @@ class Client(ABC):
                 home.joinpath(path).parent.mkdir(exist_ok=True)
                 home.joinpath(path).write_text(content)
             return run(
-                [command, *args],
+                [*self.wrapper, command, *args],
                 namespace=self.namespace,
                 timeout=self.timeout,
                 standard_input=standard_input,

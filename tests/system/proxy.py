@@ -63,7 +63,8 @@ class Listener:
     kind: str = "forward"
     port: int = 0
     data_mode: str = "client"
-    protocol: str = "ftp"
+    protocol: str | None = "ftp"
+    keys: Mapping[str, object] = attrs.field(factory=dict)  # further ones of the listener
     settings: Mapping[str, str] = attrs.field(factory=dict)  # further ones of the FTP filter
 
     def toml(self) -> str:
@@ -73,11 +74,13 @@ class Listener:
             f'name = "{self.name}"',
             f'kind = "{self.kind}"',
             f'bind = "{bracketed(self.host, self.port)}"',
-            f'protocol = "{self.protocol}"',
         ]
+        if self.protocol is not None:
+            lines.append(f'protocol = "{self.protocol}"')
+        lines += [f"{key} = {json.dumps(value)}" for key, value in self.keys.items()]
         if self.upstream is not None:
             lines.append(f'upstream = "{bracketed(self.upstream.host, self.upstream.port)}"')
-        if self.protocol == "ftp":
+        if self.protocol in (None, "ftp"):
             settings = {"data_mode": self.data_mode} | dict(self.settings)
             lines += ["[listeners.filters.ftp]", *(f'{k} = "{v}"' for k, v in settings.items())]
         return "".join(f"{line}\n" for line in lines)
@@ -87,10 +90,12 @@ class Proxy:
     """A running `fwproxy run --config FILE`.
 
     Attributes:
+        configuration: its configuration file.
         listeners: where each one listens, by name.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, configuration: Path) -> None:
+        self.configuration = configuration
         self._process = process
         self._log = log
         self._read = 0
@@ -267,7 +272,7 @@ def running_proxy(
                 start_new_session=True,
             )
         try:
-            proxy = Proxy(process, log)
+            proxy = Proxy(process, log, configuration)
             proxy.await_start()
             yield proxy
         finally:

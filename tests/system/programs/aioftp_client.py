@@ -21,7 +21,7 @@ BLOCK_SIZE = 1 << 18
 async def listing(ftp: aioftp.Client, directory: str) -> None:
     """Print the names in a directory."""
     for path, _ in await ftp.list(directory):
-        print(path.name)  # noqa: T201
+        print(path.name)
 
 
 async def _receive(ftp: aioftp.Client, remote: str, local: str, offset: int) -> None:

@@ -22,7 +22,7 @@ class TrustingFTP(ftplib.FTP):
 
 def listing(ftp: ftplib.FTP, directory: str) -> None:
     """Print the names in a directory."""
-    ftp.retrlines(f"LIST {directory}", lambda line: print(line.split()[-1]))  # noqa: T201
+    ftp.retrlines(f"LIST {directory}", lambda line: print(line.split()[-1]))
 
 
 def fetch(ftp: ftplib.FTP, remote: str, local: str) -> None:

@@ -38,7 +38,7 @@ PATH = ProtocolDefinition("path", secondary=("path-data",), filters=("path",))
 
 def say(line: str) -> None:
     """Tell the test."""
-    print(line, flush=True)  # noqa: T201
+    print(line, flush=True)
 
 
 class PathLines(LineFilter):

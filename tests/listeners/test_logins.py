@@ -1,0 +1,128 @@
+"""Users: logins by SOCKS 5 and HTTP, rules by user, and what guessing leads to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from doors import basic, http, login, open_door, read_reply, socks4, spelled
+from rig import OTHER_HOST, Peer, World
+
+from fwproxy import ListenerKind, users
+from fwproxy.config import Limits
+from fwproxy.policy import Rule
+from fwproxy.users import PasswordHash
+
+PASSWORDS = {"anna": "secret", "bert": "sesame"}
+RIGHT, WRONG = b"\5\2\1\0", b"\5\2\1\1"
+RULES = [Rule(allow=True, users=("anna",)), Rule(allow=False)]
+
+
+def write(path: Path, passwords: dict[str, str]) -> None:
+    made = {user: PasswordHash.make(word.encode(), cost_log2=4) for user, word in passwords.items()}
+    users.write(path, made)
+
+
+@contextlib.asynccontextmanager
+async def open_to_users(tmp_path: Path, limits: Limits | None = None) -> AsyncIterator[World]:
+    write(tmp_path / "users", PASSWORDS)
+    settings = {"users": str(tmp_path / "users")}
+    async with open_door(
+        ListenerKind.MIXED, settings=settings, limits=limits, rules=RULES
+    ) as world:
+        yield world
+
+
+async def answer_to(
+    world: World, user: str, password: str, source: str | None = None
+) -> tuple[bytes, Peer]:
+    client = await world.connect(source=source)
+    await client.send(login(user, password))
+    return await client.read(4), client
+
+
+async def request(world: World, client: Peer) -> int:
+    await client.send(b"\5\1\0" + spelled(world.upstream.address))
+    return (await read_reply(client))[0]
+
+
+async def test_rules_know_who_has_logged_in_by_socks(tmp_path):
+    async with open_to_users(tmp_path) as world:
+        said, anna = await answer_to(world, "anna", "secret")
+        assert said == RIGHT
+        assert await request(world, anna) == 0
+        assert [session.authenticated_user for session in world.sessions] == ["anna"]
+        said, bert = await answer_to(world, "bert", "sesame")
+        assert said == RIGHT
+        assert await request(world, bert) == 2
+
+
+async def test_rules_know_who_has_logged_in_by_http(tmp_path):
+    async with open_to_users(tmp_path) as world:
+        for user, password, status in [
+            ("anna", "secret", 200), ("bert", "sesame", 403), ("anna", "sesame", 407),
+            ("carl", "secret", 407),
+        ]:  # fmt: skip
+            client = await world.connect()
+            await client.send(http(world.upstream.address, basic(user, password)))
+            assert (await client.receive()).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize(
+    ("user", "password"), [("anna", ""), ("anna", "Secret"), ("", ""), ("carl", "secret")]
+)
+async def test_a_wrong_login_is_refused_and_closed(tmp_path, user, password):
+    async with open_to_users(tmp_path) as world:
+        said, client = await answer_to(world, user, password)
+        assert said == WRONG
+        assert await client.read_all() == b""
+
+
+async def test_nobody_comes_in_without_a_login(tmp_path):
+    async with open_to_users(tmp_path) as world:
+        for hello, refusal in [(b"\5\1\0", b"\5\xff"), (socks4(world.upstream.address), b"\0\x5d")]:
+            client = await world.connect()
+            await client.send(hello)
+            assert (await client.read_all())[:2] == refusal
+        client = await world.connect()
+        await client.send(http(world.upstream.address))
+        assert (await client.receive()).startswith(b"HTTP/1.1 407 ")
+
+
+async def test_whoever_guesses_is_turned_away_unheard_for_a_while(tmp_path):
+    limits = Limits(max_failed_logins=3)
+    async with open_to_users(tmp_path, limits) as world:
+        for _ in range(3):
+            assert (await answer_to(world, "anna", "guess"))[0] == WRONG
+        assert (await answer_to(world, "anna", "secret"))[0] == WRONG, "right, but too late"
+        said, _ = await answer_to(world, "anna", "secret", OTHER_HOST)
+        assert said == RIGHT, "from another address"
+        world.advance(limits.failed_login_memory + 1)
+        assert (await answer_to(world, "anna", "secret"))[0] == RIGHT
+
+
+async def test_a_right_login_forgives_the_wrong_ones(tmp_path):
+    async with open_to_users(tmp_path, Limits(max_failed_logins=2)) as world:
+        for _ in range(3):
+            assert (await answer_to(world, "anna", "guess"))[0] == WRONG
+            world.advance(world.engine.limits.login_memory + 1)
+            assert (await answer_to(world, "anna", "secret"))[0] == RIGHT
+
+
+async def test_a_changed_file_is_noticed_at_once(tmp_path):
+    async with open_to_users(tmp_path) as world:
+        assert (await answer_to(world, "anna", "secret"))[0] == RIGHT
+        write(tmp_path / "users", {"anna": "changed"})
+        assert (await answer_to(world, "anna", "secret"))[0] == WRONG
+        assert (await answer_to(world, "anna", "changed"))[0] == RIGHT
+        (tmp_path / "users").write_text("anna:secret\n")
+        assert (await answer_to(world, "anna", "changed"))[0] == RIGHT, "the former ones hold"
+
+
+async def test_a_client_that_leaves_during_the_check_leaves_nothing(tmp_path):
+    async with open_to_users(tmp_path) as world:
+        client = await world.connect()
+        await client.send(login("anna", "secret"))
+        client.reset()

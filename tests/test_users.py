@@ -1,0 +1,98 @@
+"""The file of users: what scrypt has made of passwords, and nothing else."""
+
+import hashlib
+import stat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fwproxy import users
+from fwproxy.errors import ConfigError
+from fwproxy.users import PasswordHash
+
+SALT = b"0123456789abcdef"
+
+
+def test_a_hash_is_that_of_scrypt_and_of_its_password_alone():
+    made = PasswordHash.make(b"secret", cost_log2=4)
+    assert made.digest == hashlib.scrypt(b"secret", salt=made.salt, n=16, r=8, p=1, dklen=32)
+    assert made.is_of(b"secret")
+    assert not made.is_of(b"Secret")
+    assert PasswordHash.make(b"secret", cost_log2=4).salt != made.salt
+    assert "digest" not in repr(made)
+    assert "salt" not in repr(made)
+
+
+@given(st.binary(min_size=8, max_size=32), st.binary(min_size=16, max_size=64))
+def test_a_hash_that_was_written_is_read(salt, digest):
+    made = PasswordHash(4, 8, 1, salt, digest)
+    assert PasswordHash.parse(str(made)) == made
+
+
+GOOD = str(PasswordHash(4, 8, 1, SALT, bytes(32)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "secret", "$2b$12$abc", GOOD.replace("scrypt", "argon2"), GOOD.replace("ln=4", "ln=0"),
+        GOOD.replace("ln=4", "ln=33"), GOOD.replace("r=8", "r=0"), GOOD.replace("p=1", "p=0"),
+        GOOD.replace("ln=4", "ln=25"), GOOD + "$", GOOD.rpartition("$")[0] + "$AAAA",
+        "$scrypt$ln=4,r=8,p=1$AAAA$" + GOOD.rpartition("$")[2],
+    ],
+)  # fmt: skip
+def test_what_is_no_hash_or_too_dear_is_an_error(text):
+    with pytest.raises(ValueError, match=r"scrypt|base 64|cost"):
+        PasswordHash.parse(text)
+
+
+def test_a_file_is_for_its_owner_alone_and_read_again(tmp_path):
+    path = tmp_path / "users"
+    known = {name: PasswordHash.make(name.encode(), cost_log2=4) for name in ("bert", "anna ü")}
+    users.write(path, known)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert users.read(path) == known
+    path.chmod(0o640)
+    users.write(path, {"anna": known["bert"]})
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640, "what its owner has decided"
+    assert list(users.read(path)) == ["anna"]
+    assert [each.name for each in tmp_path.iterdir()] == ["users"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (f"anna:{GOOD}\n\n# a comment\nanna:{GOOD}\n", ":4: the user 'anna' again"),
+        ("anna:secret\n", ":1: no hash"),
+        (f":{GOOD}\n", ":1: '' is no user name"),
+        (f"{'a' * 256}:{GOOD}\n", ":1: "),
+        ("anna\n", ":1: no hash"),
+        ("\xff\n", ":1: "),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, text, problem):
+    path = tmp_path / "users"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError) as caught:
+        users.read(path)
+    assert str(caught.value).startswith(f"{path}{problem}")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        users.read(tmp_path / "users")
+
+
+def test_a_file_that_cannot_be_written_stays(tmp_path):
+    path = tmp_path / "users"
+    path.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        users.write(path, {})
+    assert [each.name for each in tmp_path.iterdir()] == ["users"]
+
+
+@pytest.mark.parametrize("name", ["", " a", "a ", "a:b", "#a", "a\nb", "a\0", "ü" * 128])
+def test_what_cannot_be_a_user_name(name):
+    with pytest.raises(ValueError, match="no user name"):
+        users.check_name(name)
