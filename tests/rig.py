@@ -34,7 +34,7 @@ from fwproxy import (
     Verdict,
 )
 from fwproxy.clock import Deadlines
-from fwproxy.config import Limits, PortRange
+from fwproxy.config import Limits, PortRange, SecondaryConfig
 from fwproxy.events import ConnectTcp, Event
 from fwproxy.protocol import BUILT_IN
 
@@ -42,6 +42,8 @@ PATIENCE = 10.0
 """Seconds until a condition that should hold soon counts as failed."""
 HOST, OTHER_HOST, THIRD_HOST = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 PROBE_DATA = ProtocolDefinition("probe-data")
+POOL = PortRange(10_000, 19_999)
+"""Where the kernel takes no ports for outgoing connections, which linger in other tests' wake."""
 
 Answer = Verdict | Awaitable[Verdict | None] | None
 
@@ -419,6 +421,7 @@ def probe_config(
         **(listener or {}),
     )
     protocols = (*BUILT_IN, probe, PROBE_DATA)
+    rest.setdefault("secondary", SecondaryConfig(POOL))
     return Config((way_in, *more), protocols=protocols, limits=limits or Limits(), **rest)
 
 

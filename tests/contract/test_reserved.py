@@ -5,7 +5,7 @@ import socket
 
 import pytest
 from calls import F, bind, carries, is_refused, own, ports, proxy_address, redirect
-from rig import HOST, OTHER_HOST, closing, eventually, free_ports, open_world
+from rig import HOST, OTHER_HOST, POOL, closing, eventually, free_ports, open_world
 
 from fwproxy import Endpoint, Transport
 from fwproxy.config import Limits, SecondaryConfig
@@ -46,7 +46,7 @@ async def test_s50_reserved_ports_are_nobody_elses(transport, host, count, every
         kept = world.firewall.reserve_ports(count, transport, host=None if everywhere else host)
         assert (kept.count, kept.transport) == (count, transport)
         assert kept.first % count == 0
-        assert kept.first in range(40000, 50000)
+        assert kept.first in range(POOL.first, POOL.last + 1)
         addresses = [Endpoint(host, kept.first + n) for n in range(count)]
         for reuse in (True, False):
             for address in addresses:
