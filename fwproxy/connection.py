@@ -363,8 +363,9 @@ class Connection(ConnectionCalls):
         if self.opening is not None:
             self.opening.cancel()
             self.opening = None
-        for task in tuple(self._tasks or ()):
-            task.cancel()
+        if self._tasks is not None:
+            for task in tuple(self._tasks):
+                task.cancel()
         if self._relay is not None:
             self._relay.close(abort=abort)
         for sock in (self.client_sock, self.server_sock):
@@ -373,23 +374,24 @@ class Connection(ConnectionCalls):
                 close_socket(sock, abort=abort)
 
     def _log_end(self, error: BaseException | None) -> None:
-        log = self.session.engine.log
-        used = self._relay is not None or self is self.session.primary
+        session, relay = self.session, self._relay
+        log = session.engine.log
+        used = relay is not None or self is session.primary
         say = log.error if error is not None else (log.info if used else log.debug)
         say(
             "connection closed",
-            session=self.session.id,
+            session=session.id,
             connection=self.id,
             permission=None if self.permission is None else self.permission.id,
-            listener=self.session.listener_name,
+            listener=session.listener_name,
             protocol=self.protocol.name,
             client=str(self.client_address),
             server=None if self.server_address is None else str(self.server_address),
-            path=self.data_path or None,
-            why=None if self._relay is None else self.choice.reason,
-            client_bytes=self.client_bytes,
-            server_bytes=self.server_bytes,
-            seconds=round(self.session.engine.poller.now - self.started, 3),
+            path=None if relay is None else relay.kind,
+            why=None if relay is None else self.choice.reason,
+            client_bytes=0 if relay is None else relay.client_bytes,
+            server_bytes=0 if relay is None else relay.server_bytes,
+            seconds=round(session.engine.poller.now - self.started, 3),
             reason=self.close_reason,
             **({"exc_info": error} if error is not None else {}),
         )

@@ -72,9 +72,11 @@ class Sessions:
     def refusal(self, host: str) -> str | None:
         """Say which limit one more session of this client would pass, or None."""
         limits, arrivals = self._engine.limits, self.arrivals
-        if len(self._sessions) + len(arrivals) >= limits.max_sessions:
+        waiting = len(arrivals)
+        if len(self._sessions) + waiting >= limits.max_sessions:
             return f"{limits.max_sessions} sessions already (max_sessions)"
-        if len(self._by_client.get(host, ())) + arrivals.of(host) >= limits.max_sessions_per_client:
+        own = len(self._by_client.get(host, ())) + (arrivals.of(host) if waiting else 0)
+        if own >= limits.max_sessions_per_client:
             return f"{limits.max_sessions_per_client} of the client (max_sessions_per_client)"
         quotas = self._engine.quotas
         return quotas.refusal(host) if quotas.for_clients else None

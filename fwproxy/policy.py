@@ -106,6 +106,9 @@ class Policy:
         rules: in their order.
         clock: tells the time in the time zone of the rules.
 
+    Attributes:
+        only_answer: what it says to everybody, where there are no rules; None otherwise.
+
     Raises:
         InvalidArgumentError: a rule or relation names a network that is not there.
     """
@@ -122,6 +125,8 @@ class Policy:
         self.rules = tuple(rules)
         self.clock = clock or wall_clock()
         self._entries = [_Entry.of(number, rule) for number, rule in enumerate(self.rules, 1)]
+        without_rules = _NO_RULE if self.networks else _LISTENER_ALLOWS
+        self.only_answer = None if self.rules else without_rules
         for problem in self._problems():
             raise InvalidArgumentError(problem)
 
@@ -154,8 +159,8 @@ class Policy:
 
     def decide(self, request: AccessRequest) -> Decision:
         """Return the first matching rule's answer."""
-        if not self._entries:
-            return _NO_RULE if self.networks else _LISTENER_ALLOWS
+        if self.only_answer is not None:
+            return self.only_answer
         inwards = False
         if self.map.relations:
             relation = self.map.relation(request.client, request.server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 
 import attrs
 
@@ -63,7 +64,7 @@ class Services:
                 for port in protocol.ports:
                     self._by_port.setdefault((protocol.transport, port), service)
 
-    @property
+    @cached_property
     def usual(self) -> Service:
         """The one without a port of its own."""
         return next(iter(self._others.values()))

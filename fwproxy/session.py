@@ -206,10 +206,13 @@ class Session(Holdings, SessionCalls):
 
     def decide(self, protocol: ProtocolDefinition, server: str) -> Decision:
         """Ask the policy; what a protocol opens besides itself is allowed where it is (S13)."""
+        policy = self.engine.policy
+        if policy.only_answer is not None:
+            return policy.only_answer
         if protocol.name in self.protocol.secondary:
             protocol = self.protocol
         client, user = self.client_address.host, self.authenticated_user
-        return self.engine.policy.decide(AccessRequest(protocol, client, server, user))
+        return policy.decide(AccessRequest(protocol, client, server, user))
 
     def decide_primary(self, protocol: ProtocolDefinition, server: Endpoint) -> Decision:
         """Ask the policy about a server that may be the client's own choice."""
@@ -378,7 +381,7 @@ class Session(Holdings, SessionCalls):
             self.count_connection(-1)
         if connection is self.primary:
             self.end(reason)
-        if self.end_reason is not None and not self.connections:
+        elif self.end_reason is not None and not self.connections:
             self._finish()
 
     def hear_out(self, answer: Awaitable[Verdict]) -> None:

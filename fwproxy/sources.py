@@ -88,7 +88,8 @@ def source_towards_server(session: Session, server: Endpoint, asked: Endpoint | 
         if client.version != server.version:
             raise AddressNotAvailableError(f"{server} cannot see {client.host} as its client")
         return Source(asked or client, is_foreign=True)
-    return Source(asked or _nat_source(session, server))
+    own = asked or _nat_source(session, server)
+    return ANY_SOURCE if own is None else Source(own)
 
 
 def _nat_source(session: Session, server: Endpoint) -> Endpoint | None:

@@ -74,7 +74,12 @@ class _Direction:
                     self._finish(relay)
                     return
                 self.count += size
-                if not self._flush(scratch[:size]):
+                try:
+                    sent = self.sink.send(scratch[:size])
+                except BlockingIOError:
+                    sent = 0
+                if sent < size:
+                    self.pending, self.blocked = bytes(scratch[sent:size]), True
                     return
                 if size < SCRATCH_SIZE:
                     if not self.reads_on:  # a short read has drained the source
@@ -88,7 +93,8 @@ class _Direction:
         else:
             relay.poller.defer(self.pump)
 
-    def _flush(self, data: bytes | memoryview) -> bool:
+    def _flush(self, data: bytes) -> bool:
+        """Send what waits; False if some of it waits on."""
         try:
             sent = self.sink.send(data)
         except BlockingIOError:
@@ -97,7 +103,7 @@ class _Direction:
             self.pending = None
             self.blocked = False
             return True
-        self.pending = bytes(data[sent:])
+        self.pending = data[sent:]
         self.blocked = True
         return False
 
@@ -137,13 +143,6 @@ class _Direction:
         self.finished = True
         if not relay.direction_finished():  # otherwise both sockets are closed now
             self.sink.shutdown(socket.SHUT_WR)
-
-    def release(self, relay: SpliceRelay) -> None:
-        """Give the pipe back and drop the references that would make a cycle."""
-        if self.pipe is not None:
-            relay.pipes.give_back(self.pipe)
-            self.pipe = None
-        self.relay = None
 
 
 class SpliceRelay:
@@ -249,6 +248,9 @@ class SpliceRelay:
             return
         self._on_done = None
         for direction in (self._upstream, self._downstream):
-            direction.release(self)
+            if direction.pipe is not None:
+                self.pipes.give_back(direction.pipe)
+                direction.pipe = None
+            direction.relay = None  # the references would make a cycle
             self.poller.forget(direction.source.fileno())
             close_socket(direction.source, abort=abort)
