@@ -187,8 +187,8 @@ class FilterRelay:
         source, first = self._sources[way]
         try:
             for _ in range(READS_PER_TURN):
-                if self.ended or self._congested(way):
-                    return
+                if self.ended or self.busy[way] or self.sink(way).size > self._low_water:
+                    return  # congested
                 data = source.read()
                 if data is None or self.ended:
                     return
@@ -201,9 +201,6 @@ class FilterRelay:
             self.poller.defer(lambda: self.resume(way))
         finally:
             self._pumping[way] = False
-
-    def _congested(self, way: Way) -> bool:
-        return self.busy[way] > 0 or self.sink(way).size > self._low_water
 
     def direction_finished(self) -> None:
         """End when both streams have ended both ways.

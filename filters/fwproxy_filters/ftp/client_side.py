@@ -95,7 +95,9 @@ class ClientSide:
 
     def take(self) -> Work:
         """Handle the lines whose turn has come."""
-        work = None if self._is_busy else self._advance()
+        if self._is_busy or not (self._waiting or self._lines or self._has_ended):
+            return None
+        work = self._advance()
         if work is None:
             return None
         self._is_busy = True

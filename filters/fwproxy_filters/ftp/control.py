@@ -91,6 +91,12 @@ class ControlFilter(DataFilter):
             self.log.warning("the client reads no replies", reason=str(error))
             self.to_client.abort()
 
+    def tell_replies(self) -> None:
+        """Send the client our own replies whose turn has come."""
+        replies = self.pending.take_replies()
+        if replies:
+            self.tell(replies)
+
     def answer(self, reply: bytes) -> None:
         """Answer a command ourselves, after the replies to all commands before."""
         if self._replies.is_inside or not self.pending.is_settled:

@@ -101,17 +101,26 @@ class PendingQueue:
     @property
     def head(self) -> Pending | None:
         """The oldest command, or None."""
-        return next(self._commands, None)
+        for pending in self._queue:
+            if pending.reply is None:
+                return pending
+        return None
 
     @property
     def first_open(self) -> Pending | None:
         """The oldest command whose answer the client waits for, or None."""
-        return next((pending for pending in self._queue if pending.is_open), None)
+        for pending in self._queue:
+            if pending.is_open:
+                return pending
+        return None
 
     @property
     def is_exclusive(self) -> bool:
         """Whether the server must not get another command now."""
-        return any(pending.is_exclusive for pending in self._queue)
+        for pending in self._queue:  # noqa: SIM110 - asked for every line: no generator
+            if pending.is_exclusive:
+                return True
+        return False
 
     @property
     def abort(self) -> Pending | None:
@@ -135,8 +144,10 @@ class PendingQueue:
         wanted = _SETUP_REPLIES.get(code)
         if wanted is not None:
             return self._setup(wanted)
-        self._drop_silent(code)
         head = self.head
+        if head is not None and (head.may_be_silent or head.is_answered):
+            self._drop_silent(code)
+            head = self.head
         if head is None or (head.verb in SETUP_VERBS and code in _REPLIES_TO_ABOR):
             return None
         if head.is_transfer and head.is_under_way and not _may_end_transfer(code):
@@ -161,10 +172,7 @@ class PendingQueue:
 
     def _drop_silent(self, code: int) -> None:
         """Drop the oldest command if the reply shows that it gets none of its own."""
-        commands = list(self._commands)
-        if not commands:
-            return
-        head, others = commands[0], commands[1:]
+        head, *others = self._commands
         if head.may_be_silent:  # a refusal is that of ABOR if nothing else can be meant
             is_over = code not in _REPLIES_TO_ABOR and (bool(others) or code < 400)
         else:  # we have answered for the transfer, and the client waits for its ABOR's answer
@@ -193,6 +201,8 @@ class PendingQueue:
 
     def take_replies(self, *, past_silent: bool = False) -> bytes:
         """Take out our own replies whose turn has come."""
+        if not self._queue or (self._queue[0].is_open and not past_silent):
+            return b""  # which is how it nearly always is
         replies = []
         for pending in list(self._queue):
             if pending.reply is not None:

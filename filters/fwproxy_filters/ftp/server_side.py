@@ -79,7 +79,7 @@ class ServerSide:
     def _begin(self, code: int) -> None:
         control = self._control
         self._replying = control.pending.match(code)
-        control.tell(control.pending.take_replies())  # of those that turned out to be over
+        control.tell_replies()  # of those that turned out to be over
         self.is_inside = True
 
     def _unasked(self, line: ReplyLine) -> Work:
@@ -112,7 +112,7 @@ class ServerSide:
             control.release(pending.channel)
             if pending.verb == "AUTH":
                 control.auth_answered(is_accepted=line.code in _ACCEPTS_SECURITY)
-        control.tell(control.pending.take_replies())
+        control.tell_replies()
         self.answer_lost()
 
     def _line(self, pending: Pending, line: ReplyLine) -> Work:
@@ -172,4 +172,4 @@ class ServerSide:
         if pending.is_transfer and pending.channel.is_lost:
             pending.is_answered = True
             self._control.tell(_UNMADE)
-            self._control.tell(self._control.pending.take_replies())
+            self._control.tell_replies()
