@@ -69,7 +69,7 @@ def configure(config: LogConfig, stream: IO[Any]) -> None:
     atexit.register(writer.flush)
     render = _json_renderer() if config.format == "json" else _console_renderer(_colourful(stream))
     structlog.configure(
-        processors=[lambda _, level, event: render(level, event)],
+        processors=[render],
         wrapper_class=structlog.make_filtering_bound_logger(config.level),
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
@@ -102,15 +102,16 @@ class _Writer:
 
     def msg(self, line: bytes) -> None:
         """Write *line* soon."""
-        loop = asyncio._get_running_loop()  # noqa: SLF001 - as documented, but None without one
-        if self._lines and loop is not self._loop:  # the one that was to write them has ended
-            self.flush()
+        if self._lines and self._loop is not None and not self._loop.is_running():
+            self.flush()  # the loop that was to write them has ended
+        is_first = not self._lines
         self._lines.append(line)
-        if loop is None or len(self._lines) >= _MOST_LINES:
+        if is_first:  # one question, which is a system call, for all lines of a turn
+            self._loop = asyncio._get_running_loop()  # noqa: SLF001 - as documented, or None
+            if self._loop is not None:
+                self._loop.call_soon(self.flush)
+        if self._loop is None or len(self._lines) >= _MOST_LINES:
             self.flush()
-        elif len(self._lines) == 1:
-            self._loop = loop
-            loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write what waits, or drop it when that is impossible."""
@@ -126,7 +127,8 @@ class _Writer:
     debug = info = warning = error = critical = exception = msg
 
 
-_Renderer = Callable[[str, EventDict], bytes]
+_Renderer = Callable[[object, str, EventDict], bytes]
+"""A processor of structlog, which makes a line for a logger, a level and an event."""
 
 
 def _clock() -> Callable[[], str]:
@@ -147,8 +149,9 @@ def _clock() -> Callable[[], str]:
 def _json_renderer() -> _Renderer:
     now = _clock()
 
-    def render(level: str, event: EventDict) -> bytes:
-        _add_traceback(event)
+    def render(_: object, level: str, event: EventDict) -> bytes:
+        if "exc_info" in event:
+            _add_traceback(event)
         line = {"time": now(), "level": level, "event": event.pop("event", ""), **event}
         try:
             return orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
@@ -161,8 +164,9 @@ def _json_renderer() -> _Renderer:
 def _console_renderer(colours: bool) -> _Renderer:  # noqa: FBT001 - one private caller
     now = _clock()
 
-    def render(level: str, event: EventDict) -> bytes:
-        _add_traceback(event)
+    def render(_: object, level: str, event: EventDict) -> bytes:
+        if "exc_info" in event:
+            _add_traceback(event)
         trace = event.pop("exception", "")
         colour, reset = (_COLOURS.get(level, ""), _RESET) if colours else ("", "")
         parts = [now(), f"{colour}{level:<7}{reset}", _plain(event.pop("event", ""))]
@@ -215,4 +219,4 @@ class _Forward(logging.Handler):
             event = {"event": str(record.msg), "logger": record.name}
         if record.exc_info:
             event["exc_info"] = record.exc_info
-        self._writer.msg(self._render(record.levelname.lower(), event))
+        self._writer.msg(self._render(None, record.levelname.lower(), event))
