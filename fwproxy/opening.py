@@ -258,10 +258,10 @@ class Opening:
         if not ways:
             self.refuse(refusal or NoServerReplyError("the server has no address"))
             return
-        server, source = next(iter(ways.items()))
+        server, source = ways[0]
         connection.server_address = server
         if len(ways) > 1:
-            self._race(ways)
+            self._race(dict(ways))
             return
 
         def dialled(sock: socket.socket | None, error: OSError | None) -> None:
@@ -269,16 +269,17 @@ class Opening:
 
         self._dial_now(server, source.address, dialled, foreign=source.is_foreign)
 
-    def _ways(self, servers: list[Endpoint]) -> tuple[dict[Endpoint, Source], CallError | None]:
+    def _ways(
+        self, servers: list[Endpoint]
+    ) -> tuple[list[tuple[Endpoint, Source]], CallError | None]:
         """Return where to leave from for each server, and why one of them cannot be reached."""
         if self._source.is_foreign:
-            return dict.fromkeys(servers, self._source), None
-        ways, refusal = {}, None
+            return [(server, self._source) for server in servers], None
+        ways, refusal = [], None
+        session, asked = self._connection.session, self._source.address
         for server in servers:
             try:
-                ways[server] = source_towards_server(
-                    self._connection.session, server, self._source.address
-                )
+                ways.append((server, source_towards_server(session, server, asked)))
             except CallError as error:
                 refusal = error
         return ways, refusal
