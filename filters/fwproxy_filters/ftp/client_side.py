@@ -197,18 +197,15 @@ class ClientSide:
             return
         control.send(command.wire, Pending("AUTH"))
         self._held = b""
+        control.awaits_auth = True
 
     def _hold(self, data: bytes) -> None:
         self._held = data
         if len(data) > MAX_WAITING:
             self._control.hang_up(_TOO_EARLY)
 
-    @property
-    def awaits_auth(self) -> bool:
-        """Whether the server has yet to answer AUTH."""
-        return self._held is not None
-
     def release(self) -> bytes:
         """Hand over what has come since AUTH, unread."""
         held, self._held = self._held or b"", None
+        self._control.awaits_auth = False
         return held

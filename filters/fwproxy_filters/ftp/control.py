@@ -29,6 +29,7 @@ class ControlFilter(DataFilter):
         pending: the commands that wait for their replies.
         channel: the data connection that the next transfer will use, or None.
         setup: handles PORT, PASV and their sisters; None until there is a server.
+        awaits_auth: the server has yet to answer AUTH.
         is_opaque: TLS goes through, and nothing is read any more.
         is_closing: the last word has been said.
     """
@@ -40,6 +41,7 @@ class ControlFilter(DataFilter):
         self.pending = PendingQueue()
         self.channel: DataChannel | None = None
         self.setup: DataSetup | None = None
+        self.awaits_auth = False
         self.is_opaque = False
         self.is_closing = False
         self._awaits_data = False
@@ -72,11 +74,6 @@ class ControlFilter(DataFilter):
         self.setup = None
 
     # What the parts of the filter do with the connection.
-
-    @property
-    def awaits_auth(self) -> bool:
-        """Whether the server has yet to answer AUTH."""
-        return self._commands.awaits_auth
 
     def send(self, data: bytes, pending: Pending) -> None:
         """Send a command to the server and wait for its reply."""

@@ -51,6 +51,7 @@ class Pending:
         is_under_way: a preliminary reply (1xx) has come.
         is_answered: the client has its answer: what the server still says is swallowed.
         may_be_silent: the server may have answered already, together with another command.
+        is_transfer: the command uses a data connection.
     """
 
     verb: str
@@ -62,10 +63,10 @@ class Pending:
     is_under_way: bool = False
     is_answered: bool = False
     may_be_silent: bool = False
+    is_transfer: bool = attrs.field(init=False)
 
-    @property
-    def is_transfer(self) -> bool:
-        """Whether the command uses a data connection."""
+    @is_transfer.default
+    def _uses_data(self) -> bool:
         return self.verb in _TRANSFERS
 
     @property

@@ -109,7 +109,8 @@ class ServerSide:
             pending.is_under_way = True
         elif pending is not None:
             control.pending.finish(pending, line.code)
-            control.release(pending.channel)
+            if pending.channel is not None:
+                control.release(pending.channel)
             if pending.verb == "AUTH":
                 control.auth_answered(is_accepted=line.code in _ACCEPTS_SECURITY)
         control.tell_replies()
@@ -166,8 +167,8 @@ class ServerSide:
 
         The server may not know, and wait for minutes until it says 425 itself.
         """
-        pending = self._control.pending.first_open
-        if self.is_inside or pending is None or pending.channel is None:
+        pending = None if self.is_inside else self._control.pending.first_open
+        if pending is None or pending.channel is None:
             return
         if pending.is_transfer and pending.channel.is_lost:
             pending.is_answered = True
