@@ -150,7 +150,8 @@ class Endpoint:
 
     def with_port(self, port: int) -> Self:
         """Return the same address with another port."""
-        _check_port(port)
+        if port != 0:
+            _check_port(port)
         return self.from_sockaddr((self.host, port))
 
     def __str__(self) -> str:
