@@ -1,0 +1,74 @@
+"""What rules say besides yes holds however a client has come: by BIND, or with datagrams."""
+
+from __future__ import annotations
+
+from doors import WELCOME, open_door, read_reply, socks5
+from rig import OTHER_HOST, Datagrams, eventually, make_filter
+
+from fwproxy import Endpoint, ListenerKind, ProtocolDefinition, Transport
+from fwproxy.events import UdpDestination
+from fwproxy.handshake.socks_datagram import head
+from fwproxy.policy import Rule
+from fwproxy.protocol import BUILT_IN
+from fwproxy.rules import RuleLimits
+
+ASSOCIATE = 3
+ONE = RuleLimits(max_connections=1)
+
+
+async def asked_by_socks(world, command, server=Endpoint("0.0.0.0")):  # noqa: B008 - a frozen value
+    client = await world.connect()
+    await client.send(socks5(server, command))
+    assert await client.read(2) == WELCOME
+    return client, *await read_reply(client)
+
+
+def rule_for(transport, **says):
+    own = ProtocolDefinition("own", transport)
+    rule = Rule(allow=True, name="one", **says)
+    return {"protocols": [own, *BUILT_IN], "rules": [rule]}
+
+
+async def test_a_rule_limits_the_datagram_sessions_of_a_port_forward():
+    server = Datagrams()
+    settings = {"protocol": "udp", "upstream": server.address}
+    async with open_door(
+        ListenerKind.FORWARD, settings=settings, **rule_for(Transport.UDP, limits=ONE)
+    ) as world:
+        world.add(server)
+        world.datagrams().send(b"first", world.address)
+        assert (await server.receive())[0] == b"first"
+        assert [session.rule for session in world.sessions] == ["one"]
+        refused = world.datagrams(OTHER_HOST)
+        refused.send(b"second", world.address)
+        await eventually(lambda: refused.address and len(world.sessions) == 1)
+        assert server.take() is None
+
+
+async def test_a_rule_limits_the_servers_of_an_association():
+    async with open_door(ListenerKind.SOCKS, **rule_for(Transport.UDP, limits=ONE)) as world:
+        _, code, relay = await asked_by_socks(world, ASSOCIATE)
+        assert code == 0
+        client, one, two = world.datagrams(), world.datagrams(), world.datagrams()
+        client.send(head(one.address) + b"first", relay)
+        assert (await one.receive())[0] == b"first"
+        client.send(head(two.address) + b"second", relay)
+        client.send(head(one.address) + b"third", relay)
+        assert (await one.receive())[0] == b"third"
+        assert two.take() is None
+
+
+async def test_a_rule_chooses_the_filters_of_datagrams():
+    heard = []
+    chosen = make_filter("chosen", heard.append, UdpDestination)
+    server = Datagrams()
+    async with open_door(
+        ListenerKind.FORWARD,
+        filters=[chosen],
+        settings={"protocol": "udp", "upstream": server.address},
+        **rule_for(Transport.UDP, use_filters=("chosen",)),
+    ) as world:
+        world.add(server)
+        world.datagrams().send(b"hello", world.address)
+        await server.receive()
+        assert len(heard) == 1
