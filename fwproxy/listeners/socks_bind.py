@@ -73,19 +73,29 @@ def _own_session(listener: Listener, visitor: Handshaking, servers: list[Endpoin
 
     Raises:
         PolicyRulesDeniedError: the policy says no.
+        QuotaError: the rule that says yes has as many connections as it may have.
     """
     session = listener.sessions.open(listener, visitor.client)
     session.authenticated_user = visitor.user
     # Until the port is there, this stands for what has been asked for.
     session.primary = Connection(session, session.protocol, client_address=visitor.client)
+    try:
+        _let_come(session, session.primary, servers)
+    except CallError as error:
+        session.end(str(error))
+        raise
+    return session
+
+
+def _let_come(session: Session, asked: Connection, servers: list[Endpoint]) -> None:
+    """Note the first of the servers that a rule allows, and let the session live by that rule."""
     for server in servers:
         decision = session.decide_host(session.protocol, server.host)
         if decision.allowed:
-            session.primary.server_address = server
-            return session
-    error = PolicyRulesDeniedError(f"a connection from {servers[0].host} is not allowed")
-    session.end(str(error))
-    raise error
+            asked.server_address = server
+            session.govern_by(decision)
+            return
+    raise PolicyRulesDeniedError(f"a connection from {servers[0].host} is not allowed")
 
 
 async def _bind(session: Session, servers: list[Endpoint], *, is_own: bool) -> Connection:

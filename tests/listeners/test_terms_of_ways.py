@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 from doors import WELCOME, open_door, read_reply, socks5
-from rig import OTHER_HOST, Datagrams, eventually, make_filter
+from rig import HOST, OTHER_HOST, Datagrams, eventually, make_filter
 
 from fwproxy import Endpoint, ListenerKind, ProtocolDefinition, Transport
-from fwproxy.events import UdpDestination
+from fwproxy.events import BindTcp, UdpDestination
 from fwproxy.handshake.socks_datagram import head
 from fwproxy.policy import Rule
 from fwproxy.protocol import BUILT_IN
 from fwproxy.rules import RuleLimits
+from fwproxy.scope import Scope
 
-ASSOCIATE = 3
+BIND, ASSOCIATE = 2, 3
 ONE = RuleLimits(max_connections=1)
 
 
@@ -72,3 +74,26 @@ async def test_a_rule_chooses_the_filters_of_datagrams():
         world.datagrams().send(b"hello", world.address)
         await server.receive()
         assert len(heard) == 1
+
+
+async def test_a_rule_limits_the_ports_that_clients_bind():
+    limits = RuleLimits(max_connections=2)  # one more while the port is being bound
+    async with open_door(ListenerKind.SOCKS, **rule_for(Transport.TCP, limits=limits)) as world:
+        _, code, _ = await asked_by_socks(world, BIND, Endpoint(OTHER_HOST, 0))
+        assert code == 0
+        assert [session.rule for session in world.sessions] == ["one"]
+        _, code, _ = await asked_by_socks(world, BIND, Endpoint(OTHER_HOST, 0))
+        assert code == 1
+        await eventually(lambda: len(world.sessions) == 1)
+
+
+@pytest.mark.parametrize(("calls", "code"), [(("bind",), 0), (("redirect",), 2)])
+async def test_a_port_that_a_client_binds_is_one_that_the_rule_grants(calls, code):
+    heard = []
+    chosen = make_filter("chosen", heard.append, BindTcp)
+    scope = Scope(calls=calls)
+    rules = rule_for(Transport.TCP, secondary=scope, use_filters=("chosen",))
+    async with open_door(ListenerKind.SOCKS, filters=[chosen], **rules) as world:
+        _, said, _ = await asked_by_socks(world, BIND, Endpoint(HOST, 0))
+        assert said == code
+        assert len(heard) == (code == 0)
