@@ -7,6 +7,7 @@ from doors import WELCOME, open_door, read_reply, socks5
 from rig import HOST, OTHER_HOST, Datagrams, eventually, make_filter
 
 from fwproxy import Endpoint, ListenerKind, ProtocolDefinition, Transport
+from fwproxy.config import Limits
 from fwproxy.events import BindTcp, UdpDestination
 from fwproxy.handshake.socks_datagram import head
 from fwproxy.policy import Rule
@@ -97,3 +98,12 @@ async def test_a_port_that_a_client_binds_is_one_that_the_rule_grants(calls, cod
         _, said, _ = await asked_by_socks(world, BIND, Endpoint(HOST, 0))
         assert said == code
         assert len(heard) == (code == 0)
+
+
+async def test_an_association_is_a_permission_like_others():
+    limits = Limits(max_permissions_per_client=1)
+    async with open_door(ListenerKind.SOCKS, limits=limits) as world:
+        assert (await asked_by_socks(world, ASSOCIATE))[1] == 0
+        assert (await asked_by_socks(world, ASSOCIATE))[1] == 1
+        await eventually(lambda: len(world.sessions) == 1)
+        assert len(world.firewall.ledger) == 1
