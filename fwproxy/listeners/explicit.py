@@ -119,7 +119,8 @@ class ExplicitListener(Listener):
                 connection.opening.answer = Answer(self, connection, visitor.handshake)
             request(connection, server)
 
-        self.admit(visitor.release(), visitor.client, open_primary, service=service)
+        sock, client = visitor.release(), visitor.client
+        self.admit(sock, client, open_primary, service=service, counts=False)
 
 
 def _is_meant(session: Session, server: Endpoint, user: str | None) -> bool:

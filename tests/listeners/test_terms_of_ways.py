@@ -107,3 +107,13 @@ async def test_an_association_is_a_permission_like_others():
         assert (await asked_by_socks(world, ASSOCIATE))[1] == 1
         await eventually(lambda: len(world.sessions) == 1)
         assert len(world.firewall.ledger) == 1
+
+
+async def test_a_client_counts_once_against_its_rate():
+    limits = Limits(connection_rate_per_client=0.001, connection_burst_per_client=2)
+    async with open_door(ListenerKind.SOCKS, limits=limits) as world:
+        for _ in range(2):
+            client = await world.connect()
+            await client.send(socks5(world.upstream.address))
+            await world.accept()
+        assert len(world.sessions) == 2
