@@ -101,9 +101,7 @@ def _let_come(session: Session, asked: Connection, servers: list[Endpoint]) -> N
 async def _bind(session: Session, servers: list[Endpoint], *, is_own: bool) -> Connection:
     """Bind the port, and make it the primary connection of a session that has no other."""
     asked = session.primary
-    hosts = {server.host for server in servers if not server.is_unspecified}
-    if not hosts and session.server_host is not None:
-        hosts = {session.server_host}
+    hosts = _who_may_come(session, servers)
     (connection,) = await session.bind_for_client(
         [NOWHERE],
         proxy_address=_address_towards(session) if is_own else None,
@@ -115,6 +113,24 @@ async def _bind(session: Session, servers: list[Endpoint], *, is_own: bool) -> C
         session.primary = connection
         asked.close("bound")
     return connection
+
+
+def _who_may_come(session: Session, servers: list[Endpoint]) -> set[str]:
+    """Return those of the servers that the session's rule allows; all zeros are its own server.
+
+    Raises:
+        PolicyRulesDeniedError: there are none.
+    """
+    hosts = {server.host for server in servers if not server.is_unspecified}
+    if not hosts and session.server_host is not None:
+        return {session.server_host}
+    decisions = {host: session.decide_host(session.protocol, host) for host in hosts}
+    allowed = {
+        host for host, each in decisions.items() if each.allowed and each.rule == session.rule
+    }
+    if not allowed:
+        raise PolicyRulesDeniedError(f"connections from {', '.join(hosts)} are not allowed")
+    return allowed
 
 
 def _secondary_of(session: Session) -> ProtocolDefinition:
