@@ -24,7 +24,7 @@ from fwproxy.policy import Policy
 from fwproxy.ports import ANYWHERE, PortPool
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.quotas import Bursts, Quotas
-from fwproxy.resolve import Resolver
+from fwproxy.resolve import Resolver, SystemNames
 from fwproxy.shared import SharedPorts
 
 
@@ -77,6 +77,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         log = get_logger().bind()
         ledger = Ledger(config.ledger.history, _ledger_file(config, loop, log))
+        system = SystemNames(config.limits.max_resolutions) if poller is None else None
         poller = Poller(loop) if poller is None else poller
         deadlines = Deadlines(loop.time)
         deadlines.start(loop)
@@ -98,6 +99,7 @@ class Engine:
                 lambda: deadlines.now(),  # noqa: PLW0108 - tests replace it
                 memory=config.limits.name_memory,
                 max_names=config.limits.max_names,
+                system=system,
             ),
             protocols={protocol.name: protocol for protocol in config.protocols},
             limits=config.limits,

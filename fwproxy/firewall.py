@@ -69,8 +69,13 @@ class Sessions:
     def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._sessions.values()))
 
-    def refusal(self, host: str) -> str | None:
-        """Say which limit one more session of this client would pass, or None."""
+    def refusal(self, host: str, *, counts: bool = True) -> str | None:
+        """Say which limit one more session of this client would pass, or None.
+
+        Args:
+            host: its address.
+            counts: whether it counts against the client's rate: once for each that comes.
+        """
         limits, arrivals = self._engine.limits, self.arrivals
         waiting = len(arrivals)
         if len(self._sessions) + waiting >= limits.max_sessions:
@@ -79,7 +84,7 @@ class Sessions:
         if own >= limits.max_sessions_per_client:
             return f"{limits.max_sessions_per_client} of the client (max_sessions_per_client)"
         quotas = self._engine.quotas
-        return quotas.refusal(host) if quotas.for_clients else None
+        return quotas.refusal(host, counts=counts) if quotas.for_clients else None
 
     def open(self, listener: Listener, client: Endpoint, service: Service | None = None) -> Session:
         """Start a session; without a service for what the listener usually serves."""

@@ -113,7 +113,7 @@ async def allow_future_connect(call: SecondaryCall, server: Endpoint) -> Firewal
     problem = server_address_problem(session, server, flags)
     if problem is not None:
         raise AddressNotAllowedError(problem)
-    call.check_policy(server.host)
+    call.check_target(server.host)
     kind = ConnectTcp if call.is_tcp else UdpDestination
     expected = ExpectedConnect(call.decided(kind, server), server)
     port = CallPort(expected.call, None, functools.partial(outbound_pinhole, server))

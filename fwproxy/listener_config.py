@@ -168,7 +168,7 @@ def _server_misfits(listener: ListenerConfig, *, has_rules: bool) -> Iterator[tu
         yield "upstream", "a forward listener needs an upstream"
     if not forward and listener.upstream is not None:
         yield "upstream", f"a {listener.kind.value} listener has no upstream"
-    if listener.kind in _RELAYS and not has_rules and not listener.bind.ip.is_loopback:
+    if listener.kind in _RELAYS and not has_rules and not _is_for_own_host(listener):
         yield "bind", _open_relay(listener)
     if listener.source == "client" and listener.kind is not ListenerKind.TPROXY:
         yield "source", f"a {listener.kind.value} listener cannot keep the client's address"
@@ -184,11 +184,17 @@ def _client_misfits(listener: ListenerConfig) -> Iterator[tuple[str, str]]:
         yield "trusted", "whose PROXY headers are to be believed must be said"
 
 
+def _is_for_own_host(listener: ListenerConfig) -> bool:
+    """Tell whether only programs on the proxy's host can come; TPROXY leads anybody there."""
+    return listener.bind.ip.is_loopback and listener.kind is not ListenerKind.TPROXY
+
+
 def _open_relay(listener: ListenerConfig) -> str:
     protocols = [listener.protocol] if listener.protocol else []
     named = f' and protocols = ["{protocols[0]}"]' if protocols else ""
+    is_led = listener.kind is ListenerKind.TPROXY  # whatever it is bound to
+    instead = "" if is_led else ", or bind it to a loopback address"
     return (
         f"without rules a {listener.kind.value} listener on {listener.bind.host} would be an open "
-        f'relay; add a [[rules]] with action = "allow"{named} that says who may go where, or bind '
-        "it to a loopback address"
+        f'relay; add a [[rules]] with action = "allow"{named} that says who may go where{instead}'
     )

@@ -112,7 +112,7 @@ def _check_target(call: SecondaryCall, target: Endpoint | Connection) -> None:
     elif target.port == 0 or target.is_unspecified:
         raise InvalidArgumentError(f"{target} is no address to connect to")
     else:
-        call.check_policy(target.host)
+        call.check_target(target.host)
 
 
 def _port(

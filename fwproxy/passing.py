@@ -33,7 +33,7 @@ def let_through(engine: Engine, listener: Listener) -> None:
     if listener.services.usual.terms.bound_filters:
         return
     found = list(itertools.islice(passages(engine.policy, listener), MAX_PASSAGES + 1))
-    reason = config.why_not_in_kernel or _hindrance(engine.policy, listener, found)
+    reason = config.why_not_in_kernel or _hindrance(engine, listener, found)
     if not reason:
         try:
             path.let_through(found)
@@ -48,7 +48,10 @@ def let_through(engine: Engine, listener: Listener) -> None:
         )  # fmt: skip
 
 
-def _hindrance(policy: Policy, listener: Listener, found: list[Passage]) -> str:
+def _hindrance(engine: Engine, listener: Listener, found: list[Passage]) -> str:
+    policy = engine.policy
+    if engine.quotas.for_clients:
+        return "clients have quotas"
     if any(_says_more(rule) for rule in policy.rules):
         return "rules say more than yes or no to networks"
     if policy.map.translates:

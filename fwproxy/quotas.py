@@ -172,12 +172,18 @@ class Quotas:
             self._clients.move_to_end(key)
         return usage
 
-    def refusal(self, host: str) -> str | None:
-        """Count a client that comes; say which quota it would pass, or None."""
+    def refusal(self, host: str, *, counts: bool = True) -> str | None:
+        """Count a client that comes; say which quota it would pass, or None.
+
+        Args:
+            host: its address.
+            counts: whether it has just come, and not been counted against its rate before.
+        """
         usage = self.client(host)
         try:
             usage.check(0, 1)
-            usage.arrive(self._now())
+            if counts:
+                usage.arrive(self._now())
         except QuotaError as error:
             return str(error)
         return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from fwproxy.address import Destination, Endpoint, IpFilter, Transport
+from fwproxy.address import Destination, Endpoint, IpFilter, Reach, Transport, reach_of
 from fwproxy.bounds import PortRange
 from fwproxy.clock import Deadline
 from fwproxy.connection import Connection
@@ -165,6 +165,26 @@ class SecondaryCall:
         decision = self.session.decide(self.protocol, host)
         if not decision.allowed:
             raise decision.denial(f"{self.protocol.name} with {host}")
+
+    def check_target(self, host: str) -> None:
+        """Make sure that the client may be connected to *host* by the protocol.
+
+        A server names it as a rule, and that is no reason to let a client elsewhere have what
+        only the proxy's host can reach, unless the server is there as well.
+
+        Raises:
+            PolicyRulesDeniedError: the rules say no, or it is such a host.
+            NetworkRulesDeniedError: the networks of the two have no relation.
+        """
+        session = self.session
+        if reach_of(host) is Reach.HOST and not session.client_address.ip.is_loopback:
+            server = session.server_host
+            if server is None or reach_of(server) is not Reach.HOST:
+                raise PolicyRulesDeniedError(
+                    f"{self.protocol.name} with {host} is not allowed (an address of the "
+                    "proxy's own host)"
+                )
+        self.check_policy(host)
 
     def allocate(
         self, address: Endpoint, count: int, backlog: int | None, *, foreign: bool = False

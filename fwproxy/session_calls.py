@@ -328,6 +328,7 @@ class SessionCalls:
         Raises:
             PolicyRulesDeniedError: the target is nothing to share, or the rules say no.
             InvalidArgumentError: it has no port, or the protocol is over UDP.
+            NotSupportedError: the listener's clients have to log in, which nobody can there.
             AddressInUseError: another program has the target's configured port.
             PortsExhaustedError: every port of `[shared] ports` is taken.
             QuotaError: `limits.max_shared_redirections` are in use.

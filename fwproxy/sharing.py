@@ -20,6 +20,7 @@ from fwproxy.errors import (
     AddressInUseError,
     AddressNotAllowedError,
     InvalidArgumentError,
+    NotSupportedError,
     PolicyRulesDeniedError,
     PortsExhaustedError,
 )
@@ -158,6 +159,8 @@ def _checked_key(call: SecondaryCall, target: Destination) -> SharedKey:
     session = call.session
     if call.protocol.transport is not Transport.TCP:
         raise InvalidArgumentError("a shared redirection is for TCP")
+    if session.listener.config.users is not None:
+        raise NotSupportedError("nobody who comes to a shared port can log in (listeners.users)")
     if not target.port:
         raise InvalidArgumentError(f"{target.host} needs a port")
     target = canonical(target)

@@ -13,6 +13,7 @@ import hmac
 import os
 import re
 import secrets
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,7 +128,9 @@ def read(path: Path) -> dict[str, PasswordHash]:
         ConfigError: it cannot be read, or a line is wrong; the message names the line.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"{path}: no regular file")
             text = file.read(MAX_FILE + 1)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
@@ -143,6 +146,10 @@ def read(path: Path) -> dict[str, PasswordHash]:
             raise ConfigError(f"{path}:{number}: the user {entry[0]!r} again")
         users.update([] if entry is None else [entry])
     return users
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # does not wait for the writer of a pipe
 
 
 def _parse_line(raw: bytes) -> tuple[str, PasswordHash] | None:

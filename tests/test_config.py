@@ -96,7 +96,8 @@ def test_datagrams_of_one_protocol_come_to_forward_and_tproxy(kind):
     listener = ListenerConfig("own", HERE, "own", kind, upstream)
     protocols = [ProtocolDefinition("own", Transport.UDP)]
     if kind in {ListenerKind.FORWARD, ListenerKind.TPROXY}:
-        assert Config([listener], protocols=protocols).listeners == (listener,)
+        config = Config([listener], protocols=protocols, rules=[Rule(allow=True)])
+        assert config.listeners == (listener,)
         return
     with pytest.raises(ConfigError, match=f"a {kind.value} listener cannot take datagrams"):
         Config([listener], protocols=protocols)
@@ -109,10 +110,20 @@ ANY_PORT = (*OPEN, ListenerKind.REDIRECT)
 @pytest.mark.parametrize("kind", ANY_PORT)
 def test_a_listener_for_every_port_needs_no_protocol(kind):
     listener = ListenerConfig("all", HERE, kind=kind)
+    rules = [Rule(allow=True)]
     own = ProtocolDefinition("own", ports=(7000,), filters=("own",))
-    config = Config([listener], protocols=[*BUILT_IN, own])
+    config = Config([listener], protocols=[*BUILT_IN, own], rules=rules)
     assert [each.name for each in config.protocols_of(listener)] == ["ftp", "own", "tcp", "udp"]
     assert config.filters_of(listener) == ("ftp", "own")
+
+
+def test_no_loopback_address_keeps_anybody_from_a_tproxy_listener():
+    """The rules of nftables lead packets to it, wherever it is bound."""
+    listener = ListenerConfig("all", Endpoint("127.0.0.1", 1080), kind=ListenerKind.TPROXY)
+    with pytest.raises(ConfigError, match="open relay") as caught:
+        Config([listener])
+    assert "loopback" not in str(caught.value)
+    assert Config([listener], rules=[Rule(allow=True)])
 
 
 @pytest.mark.parametrize("kind", OPEN)

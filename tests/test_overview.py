@@ -154,7 +154,7 @@ def test_the_overview_says_how_clients_come_in() -> None:
             "h", here, kind=ListenerKind.HTTP, proxy_protocol="require", trusted=("::1/128",)
         ),
     )
-    text = "\n".join(overview(Config(listeners)))
+    text = "\n".join(overview(Config(listeners, rules=(Rule(allow=True),))))
     assert "s: socks, the protocol by port, on 127.0.0.1:1080; users of who; sends PROXY" in text
     assert "t: tproxy, the protocol by port, on 127.0.0.1:1080; servers see the client's" in text
     assert "h: http, the protocol by port, on 127.0.0.1:1080; PROXY headers of ::1/128: req" in text
@@ -176,5 +176,6 @@ def test_tproxy_needs_a_capability(
     status = f"Name:\tpython\nCapEff:\t{capabilities}\nCapBnd:\t0\n"
     monkeypatch.setattr(host, "_read", lambda path: status if "status" in path else "")
     listener = ListenerConfig("t", Endpoint("127.0.0.1", 1080), kind=ListenerKind.TPROXY)
-    found = [line for line in host.shortcomings(Config([listener])) if "CAP_NET_ADMIN" in line]
+    config = Config([listener], rules=(Rule(allow=True),))
+    found = [line for line in host.shortcomings(config) if "CAP_NET_ADMIN" in line]
     assert bool(found) is not may

@@ -2,6 +2,9 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +12,7 @@ from rig import eventually, turns
 
 from fwproxy.address import Endpoint, HostName
 from fwproxy.errors import NoServerReplyError
-from fwproxy.resolve import Resolver
+from fwproxy.resolve import Resolver, SystemNames
 
 
 class Names:
@@ -122,3 +125,49 @@ async def test_so_many_answers_are_remembered_and_no_failures(monkeypatch):
         with pytest.raises(NoServerReplyError):
             await resolver.resolve(HostName("none", 1))
     assert names.asked[-2:] == ["none", "none"]
+
+
+def hanging(monkeypatch):
+    """Let the system's resolver wait, whoever asks."""
+    may_answer = threading.Event()
+
+    def getaddrinfo(*_, **__):
+        may_answer.wait(10)
+        return [(0, 0, 0, "", ("192.0.2.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return may_answer
+
+
+async def test_a_question_keeps_its_place_until_the_system_has_answered(monkeypatch):
+    may_answer = hanging(monkeypatch)
+    resolver = Resolver(9, system=SystemNames(1))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(resolver.resolve(HostName("slow.example", 21)), 0.01)
+    second = asyncio.ensure_future(resolver.resolve(HostName("other.example", 21)))
+    await turns()
+    assert len([each for each in threading.enumerate() if each.name == "fwproxy names"]) == 1
+    may_answer.set()
+    assert await second == [Endpoint("192.0.2.1", 21)]
+
+
+HANGING_PROGRAM = """
+import asyncio, socket, sys, time, uvloop
+from fwproxy.address import HostName
+from fwproxy.resolve import Resolver, SystemNames
+socket.getaddrinfo = lambda *_, **__: time.sleep(60)
+async def main():
+    question = Resolver(1, system=SystemNames(1)).resolve(HostName("slow.example", 21))
+    try:
+        await asyncio.wait_for(question, 0.01)
+    except TimeoutError:
+        print("given up")
+(uvloop if sys.argv[1] == "uvloop" else asyncio).run(main())
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_resolver_that_hangs_does_not_hang_the_end_of_the_process(loop):
+    command = [sys.executable, "-c", HANGING_PROGRAM, loop]
+    done = subprocess.run(command, capture_output=True, timeout=20, check=True)
+    assert done.stdout == b"given up\n"

@@ -1,6 +1,7 @@
 """The file of users: what scrypt has made of passwords, and nothing else."""
 
 import hashlib
+import os
 import stat
 
 import pytest
@@ -96,3 +97,11 @@ def test_a_file_that_cannot_be_written_stays(tmp_path):
 def test_what_cannot_be_a_user_name(name):
     with pytest.raises(ValueError, match="no user name"):
         users.check_name(name)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / "users"
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    with pytest.raises(ConfigError, match=r"no regular file|Is a directory"):
+        users.read(path)

@@ -80,7 +80,8 @@ class HttpConnect(Handshake):
         try:
             return self._read(used, data[:used])
         except h11.RemoteProtocolError as error:
-            return _refusal(used, error.error_status_hint, f"no HTTP request: {error}")
+            what = str(error).partition(": ")[0]  # the line that follows may be a login
+            return _refusal(used, error.error_status_hint, f"no HTTP request: {what}")
         except NotSupportedError as error:
             return _refusal(used, 405, str(error), b"Allow: CONNECT")
         except InvalidArgumentError as error:
@@ -152,7 +153,10 @@ def _destination(request: h11.Request) -> Destination:
     for name, value in request.headers:
         if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
             raise InvalidArgumentError("CONNECT with content")
-    destination = parse_destination(request.target.decode("ascii", "replace"))
+    try:
+        destination = parse_destination(request.target.decode("ascii", "replace"))
+    except InvalidArgumentError:  # which would repeat a password before an @
+        raise InvalidArgumentError("CONNECT to something else than host:port") from None
     if not destination.port:
         raise InvalidArgumentError("CONNECT to port 0")
     return destination

@@ -37,6 +37,7 @@ def associate(listener: Listener, visitor: Handshaking, announced: Destination) 
         session.authenticated_user = visitor.user
         connection = Connection(session, service.protocol, client_address=visitor.client)
         session.primary = connection
+        session.check_room(1, 0)
         call = SecondaryCall(session, service.protocol)
         (sock,) = call.allocate(here, 1, 1)
     except CallError as error:

@@ -133,7 +133,7 @@ class Listener:
     def _accepted_from_balancer(self, sock: socket.socket, peer: Endpoint) -> None:
         """Find out who the client is, if a load balancer says so."""
         if self._trusted.is_included(peer.host):
-            if not self.is_full_for(sock, peer):
+            if not self.is_full_for(sock, peer, counts=False):  # it is no client itself
                 HeaderReading(self, sock, peer)
         elif self.config.proxy_protocol == "accept":
             self.arrived(sock, peer)
@@ -144,9 +144,9 @@ class Listener:
                 reason="not a trusted load balancer (trusted)",
             )  # fmt: skip
 
-    def is_full_for(self, sock: socket.socket, client: Endpoint) -> bool:
-        """Cut a client off if a limit is reached, and tell."""
-        refusal = self.sessions.refusal(client.host)
+    def is_full_for(self, sock: socket.socket, client: Endpoint, *, counts: bool = True) -> bool:
+        """Cut a client off if a limit is reached, and tell; it may count against its rate."""
+        refusal = self.sessions.refusal(client.host, counts=counts)
         if refusal is None:
             return False
         close_socket(sock, abort=True)
@@ -167,6 +167,7 @@ class Listener:
         *,
         service: Service | None = None,
         protocol: ProtocolDefinition | None = None,
+        counts: bool = True,
     ) -> Session | None:
         """Start a session for a client, unless a limit is reached; None, and it is cut off, then.
 
@@ -176,8 +177,9 @@ class Listener:
             open_primary: sets its connection on its way.
             service: what it is served; None is what the listener usually serves.
             protocol: what its connection is, if not the protocol of the service.
+            counts: whether it has just come; after a handshake it was counted before.
         """
-        if self.is_full_for(sock, client):
+        if self.is_full_for(sock, client, counts=counts):
             return None
         session = self.sessions.open(self, client, service)
         source = self.source_of(client)

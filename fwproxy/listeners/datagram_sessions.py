@@ -14,13 +14,13 @@ from fwproxy.address import Destination, Endpoint, HostName, Transport
 from fwproxy.connection import Connection
 from fwproxy.datagrams import Destinations, Welcome, datagram_limits
 from fwproxy.datapath.datagram import DatagramRelay
-from fwproxy.errors import NoServerReplyError
+from fwproxy.errors import CallError, NoServerReplyError
 from fwproxy.filter import Ends
 from fwproxy.flags import ConnectionFlags
 from fwproxy.secondary import connected_udp
 from fwproxy.services import Service
 from fwproxy.session import Session
-from fwproxy.sources import ANY_SOURCE, Source
+from fwproxy.sources import ANY_SOURCE, Source, source_towards_server
 
 if TYPE_CHECKING:
     from fwproxy.listeners.base import Listener
@@ -151,7 +151,13 @@ class DatagramSessions:
             return
         ends = Ends(arrived.client, server)
         try:
-            relay = self._relay(connection, arrived, ends)
+            session.govern_by(decision)
+            source = self._source_towards(session, server)
+            relay = self._relay(connection, arrived, ends, source)
+        except CallError as error:
+            self._refuse(arrived, str(error))
+            connection.close(str(error), failed=True)
+            return
         except OSError as error:
             connection.close(f"{server} cannot be spoken for: {error.strerror}", failed=True)
             return
@@ -180,9 +186,17 @@ class DatagramSessions:
             session.advertised_host = server.host
         return connection
 
-    def _relay(self, connection: Connection, arrived: Arrived, ends: Ends) -> DatagramRelay:
+    def _source_towards(self, session: Session, server: Endpoint) -> Source:
+        """Return where to leave from, as streams do; CallError if nothing fits."""
+        usual = self._source_of(session.client_address)
+        if usual.is_foreign:
+            return usual
+        return source_towards_server(session, server, usual.address)
+
+    def _relay(
+        self, connection: Connection, arrived: Arrived, ends: Ends, source: Source
+    ) -> DatagramRelay:
         engine, reply = self._listener.engine, self._reply
-        source = self._source_of(arrived.client)
 
         def open_far(_: Ends) -> socket.socket:
             return connected_udp(

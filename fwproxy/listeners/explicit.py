@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fwproxy.address import Destination, Endpoint, HostName, Transport
 from fwproxy.connection import Connection
+from fwproxy.datapath.base import close_socket
 from fwproxy.engine import Engine
 from fwproxy.errors import NameNotFoundError
 from fwproxy.handshake.base import Command, Outcome, Request
@@ -97,6 +98,7 @@ class ExplicitListener(Listener):
         client, user = visitor.client, visitor.user
         port = self.engine.redirected.find(client.host, server.port)
         take: Callable[[socket.socket, Endpoint], object]
+        found = None
         if port is not None and _is_meant(port.session, server, user):
             take = port.accept
         else:
@@ -105,8 +107,14 @@ class ExplicitListener(Listener):
                 return False
             take = found.accept
         sock = visitor.release()
-        sock.send(visitor.handshake.reply(Outcome.GRANTED, NOWHERE))
-        take(sock, client)
+        try:
+            sock.send(visitor.handshake.reply(Outcome.GRANTED, NOWHERE))
+        except OSError:  # it has left while its name was being resolved
+            close_socket(sock, abort=True)
+            if found is not None:
+                found.action.settle()
+        else:
+            take(sock, client)
         return True
 
     def _connect(self, visitor: Handshaking, server: Destination) -> None:
@@ -119,7 +127,8 @@ class ExplicitListener(Listener):
                 connection.opening.answer = Answer(self, connection, visitor.handshake)
             request(connection, server)
 
-        self.admit(visitor.release(), visitor.client, open_primary, service=service)
+        sock, client = visitor.release(), visitor.client
+        self.admit(sock, client, open_primary, service=service, counts=False)
 
 
 def _is_meant(session: Session, server: Endpoint, user: str | None) -> bool:

@@ -73,27 +73,35 @@ def _own_session(listener: Listener, visitor: Handshaking, servers: list[Endpoin
 
     Raises:
         PolicyRulesDeniedError: the policy says no.
+        QuotaError: the rule that says yes has as many connections as it may have.
     """
     session = listener.sessions.open(listener, visitor.client)
     session.authenticated_user = visitor.user
     # Until the port is there, this stands for what has been asked for.
     session.primary = Connection(session, session.protocol, client_address=visitor.client)
+    try:
+        _let_come(session, session.primary, servers)
+    except CallError as error:
+        session.end(str(error))
+        raise
+    return session
+
+
+def _let_come(session: Session, asked: Connection, servers: list[Endpoint]) -> None:
+    """Note the first of the servers that a rule allows, and let the session live by that rule."""
     for server in servers:
         decision = session.decide_host(session.protocol, server.host)
         if decision.allowed:
-            session.primary.server_address = server
-            return session
-    error = PolicyRulesDeniedError(f"a connection from {servers[0].host} is not allowed")
-    session.end(str(error))
-    raise error
+            asked.server_address = server
+            session.govern_by(decision)
+            return
+    raise PolicyRulesDeniedError(f"a connection from {servers[0].host} is not allowed")
 
 
 async def _bind(session: Session, servers: list[Endpoint], *, is_own: bool) -> Connection:
     """Bind the port, and make it the primary connection of a session that has no other."""
     asked = session.primary
-    hosts = {server.host for server in servers if not server.is_unspecified}
-    if not hosts and session.server_host is not None:
-        hosts = {session.server_host}
+    hosts = _who_may_come(session, servers)
     (connection,) = await session.bind_for_client(
         [NOWHERE],
         proxy_address=_address_towards(session) if is_own else None,
@@ -105,6 +113,24 @@ async def _bind(session: Session, servers: list[Endpoint], *, is_own: bool) -> C
         session.primary = connection
         asked.close("bound")
     return connection
+
+
+def _who_may_come(session: Session, servers: list[Endpoint]) -> set[str]:
+    """Return those of the servers that the session's rule allows; all zeros are its own server.
+
+    Raises:
+        PolicyRulesDeniedError: there are none.
+    """
+    hosts = {server.host for server in servers if not server.is_unspecified}
+    if not hosts and session.server_host is not None:
+        return {session.server_host}
+    decisions = {host: session.decide_host(session.protocol, host) for host in hosts}
+    allowed = {
+        host for host, each in decisions.items() if each.allowed and each.rule == session.rule
+    }
+    if not allowed:
+        raise PolicyRulesDeniedError(f"connections from {', '.join(hosts)} are not allowed")
+    return allowed
 
 
 def _secondary_of(session: Session) -> ProtocolDefinition:

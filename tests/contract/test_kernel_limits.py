@@ -7,12 +7,12 @@ import pytest
 from calls import F, bind, carries, redirect
 from kernel_world import come, elements, opened, path, world
 from own_network import NEAR, in_own_network, shell
-from rig import eventually, probe_config
+from rig import HOST, eventually, probe_config
 
-from fwproxy import Firewall
+from fwproxy import Endpoint, Firewall
 from fwproxy.config import DatapathConfig, Limits, SecondaryConfig
 from fwproxy.errors import ConfigError, KernelPathError
-from fwproxy.listener_config import ListenerKind
+from fwproxy.listener_config import ListenerConfig, ListenerKind
 
 REQUIRED = DatapathConfig(kernel="require")
 PLENTY = Limits(
@@ -121,3 +121,22 @@ async def test_no_more_is_given_to_a_conntrack_that_is_nearly_full(monkeypatch):
         here.advance(3)
         again, _ = await opened(here, primary)
         assert again.choice.path.value == "kernel"
+
+
+@in_own_network
+@pytest.mark.parametrize(
+    ("limits", "is_passed"),
+    [
+        (Limits(), True),
+        (Limits(max_connections_per_client=3), False),
+        (Limits(connection_rate_per_client=3.0), False),
+    ],
+)
+async def test_nobody_is_let_through_who_has_to_be_counted(logged, limits, is_passed):
+    passed = ListenerConfig("passed", Endpoint(HOST), "ftp", ListenerKind.REDIRECT, use_filters=())
+    async with world(more=[passed], limits=limits):
+        said = [line for line in logged if line.get("listener") == "passed"]
+    assert (
+        "listener is let through in the kernel" in {line["event"] for line in said}
+    ) is is_passed
+    assert ("clients have quotas" in {line.get("reason") for line in said}) is not is_passed

@@ -147,3 +147,21 @@ def test_each_outcome_is_a_correct_response(outcome):
 def test_anything_ends_in_a_request_a_refusal_or_patience(needs_login, pieces):
     steps, _ = drive(HttpConnect(needs_login=needs_login), [b"CONNECT a:1 ", *pieces])
     assert sum(isinstance(step, Request | Refusal) for step in steps) <= 1
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        connect("a:21", "Proxy-Authorization : Basic U0VDUkVU"),
+        connect("a:21", "Proxy-Authorization Basic U0VDUkVU"),
+        connect("a:21", "Proxy-Authorization: Basic U0VDUkVU!"),
+        connect("a:21", "Proxy-Authorization: Digest U0VDUkVU", version="1.0"),
+        b"Proxy-Authorization: Basic U0VDUkVU\r\n\r\n",
+        connect("anna:U0VDUkVU@a:21"),
+        connect("ftp://anna:U0VDUkVU@a:21/"),
+    ],
+)
+def test_no_refusal_repeats_what_may_be_a_password(request_bytes):
+    (step,), _ = drive(HttpConnect(needs_login=True), [request_bytes])
+    assert isinstance(step, Refusal)
+    assert "U0VDUkVU" not in step.reason + repr(step.data)

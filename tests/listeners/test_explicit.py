@@ -25,6 +25,7 @@ from rig import HOST, OTHER_HOST, Mute, Peer, World, eventually, leftovers, unus
 from fwproxy import Endpoint, ListenerKind
 from fwproxy.config import Limits
 from fwproxy.policy import Network, Rule
+from fwproxy.protocol import TCP
 
 MIXED = ListenerKind.MIXED
 SAYING = {"socks4": socks4, "socks5": socks5, "http": http}
@@ -292,3 +293,32 @@ async def test_a_silent_address_of_a_name_keeps_nobody_from_the_others(monkeypat
         assert await read_reply(client) == (0, server.remote)
         (session,) = world.sessions
         assert session.primary.server_address == world.upstream.address
+
+
+async def test_whoever_has_left_before_it_is_led_elsewhere_leaves_nothing(monkeypatch):
+    """Its name takes a while to resolve; then there is a place for it, and it is gone."""
+    async with open_door(ListenerKind.SOCKS) as world:
+        known, data = asyncio.Event(), world.listen()
+
+        async def resolve(_):
+            await known.wait()
+            return [data.address]
+
+        first = await world.connect()
+        await first.send(socks5(world.upstream.address))
+        await world.accept()
+        (session,) = world.sessions
+        await session.allow_future_connect(data.address, protocol=TCP)
+        monkeypatch.setattr(world.engine.resolver, "resolve", resolve)
+        client = await world.connect()
+        await client.send(HELLO)
+        assert await client.read(2) == WELCOME
+        await client.send(b"\5\1\0" + named("server.test", data.address.port))
+        (arrival,) = world.firewall._sessions.arrivals._all
+        await eventually(lambda: arrival._is_busy)
+        client.reset()
+        await eventually(lambda: arrival.is_all or arrival.is_over)
+        known.set()
+        await eventually(lambda: not world.firewall._sessions.arrivals)
+        await eventually(lambda: len(session.connections) == 1)
+        assert arrival.sock.fileno() == -1, "nobody else closes it"

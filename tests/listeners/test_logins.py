@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doors import basic, http, login, open_door, read_reply, socks4, spelled
-from rig import OTHER_HOST, Peer, World
+from rig import OTHER_HOST, Peer, World, free_ports
 
-from fwproxy import ListenerKind, users
+from fwproxy import Endpoint, ListenerKind, users
 from fwproxy.config import Limits
+from fwproxy.errors import NotSupportedError
 from fwproxy.policy import Rule
+from fwproxy.protocol import TCP
+from fwproxy.shared_config import SharedConfig, SharedTarget
 from fwproxy.users import PasswordHash
 
 PASSWORDS = {"anna": "secret", "bert": "sesame"}
@@ -26,11 +30,13 @@ def write(path: Path, passwords: dict[str, str]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def open_to_users(tmp_path: Path, limits: Limits | None = None) -> AsyncIterator[World]:
+async def open_to_users(
+    tmp_path: Path, limits: Limits | None = None, **rest: Any
+) -> AsyncIterator[World]:
     write(tmp_path / "users", PASSWORDS)
     settings = {"users": str(tmp_path / "users")}
     async with open_door(
-        ListenerKind.MIXED, settings=settings, limits=limits, rules=RULES
+        ListenerKind.MIXED, settings=settings, limits=limits, rules=RULES, **rest
     ) as world:
         yield world
 
@@ -126,3 +132,15 @@ async def test_a_client_that_leaves_during_the_check_leaves_nothing(tmp_path):
         client = await world.connect()
         await client.send(login("anna", "secret"))
         client.reset()
+
+
+async def test_nobody_comes_to_a_shared_port_without_a_login(tmp_path):
+    target = Endpoint("127.0.0.1", 9092)
+    ports = free_ports(2)
+    shared = SharedConfig(ports=ports, targets=(SharedTarget(target, ports.first),))
+    async with open_to_users(tmp_path, shared=shared) as world:
+        _, anna = await answer_to(world, "anna", "secret")
+        assert await request(world, anna) == 0
+        (session,) = world.sessions
+        with pytest.raises(NotSupportedError, match="log in"):
+            await session.share_redirection(target, protocol=TCP)

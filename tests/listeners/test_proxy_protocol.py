@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from doors import http, is_turned_away, open_door, socks5
-from rig import HOST, OTHER_HOST, THIRD_HOST, Peer, World, eventually, leftovers
+from rig import HOST, OTHER_HOST, THIRD_HOST, Peer, Upstream, World, eventually, leftovers
 
 from fwproxy import Endpoint, ListenerConfig, ListenerKind, SecondaryFlags
 from fwproxy.config import Limits
@@ -150,3 +150,17 @@ async def test_a_header_that_came_is_sent_on():
 
 def test_the_configuration_of_a_balancer_is_whole():
     assert ListenerConfig("a", FRONT, proxy_protocol="require", trusted=("::/0",)).trusted
+
+
+async def test_the_rate_of_a_client_is_not_that_of_its_balancer():
+    limits = Limits(connection_rate_per_client=0.001, connection_burst_per_client=1)
+    server = Upstream()
+    async with open_door(
+        ListenerKind.FORWARD, settings=behind("require", server.address), limits=limits
+    ) as world:
+        world.add(server)
+        for host in ("127.0.0.77", "127.0.0.78"):
+            await balanced(world, write(2, Endpoint(host, 4711), FRONT))
+            await world.accept(server)
+        again = await balanced(world, write(2, CLIENT, FRONT))
+        assert await again.is_cut_off()

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from doors import HELLO, WELCOME, is_turned_away, open_door, read_reply, socks4, socks5, spelled
+from doors import (
+    HELLO,
+    WELCOME,
+    is_turned_away,
+    named,
+    open_door,
+    read_reply,
+    socks4,
+    socks5,
+    spelled,
+)
 from rig import HOST, OTHER_HOST, THIRD_HOST, Peer, World, eventually, leftovers
 
 from fwproxy import Endpoint, ListenerKind
@@ -132,3 +142,30 @@ async def test_a_session_has_only_so_many_ports():
         await client.send(HELLO + b"\5\2\0" + spelled(world.upstream.address))
         assert await client.read(2) == WELCOME
         assert (await read_reply(client))[0] == 1
+
+
+@pytest.mark.parametrize("is_connected", [False, True])
+async def test_a_name_lets_nobody_come_whom_the_rules_deny(monkeypatch, is_connected):
+    """A client may have a name of its own for somebody allowed and somebody denied."""
+    rules = {
+        "networks": [Network("other", (f"{OTHER_HOST}/32",))],
+        "rules": [Rule(allow=False, targets=("other",)), Rule(allow=True)],
+    }
+    async with open_door(ListenerKind.SOCKS, **rules) as world:
+        if is_connected:
+            first = await world.connect()
+            await first.send(socks5(world.upstream.address))
+            await world.accept()
+
+        async def resolve(_):
+            return [Endpoint(HOST, 0), Endpoint(OTHER_HOST, 0)]
+
+        monkeypatch.setattr(world.engine.resolver, "resolve", resolve)
+        client = await world.connect()
+        await client.send(HELLO + b"\5\2\0" + named("both.test", 0))
+        assert await client.read(2) == WELCOME
+        code, address = await read_reply(client)
+        assert code == 0
+        assert await is_turned_away(world, address, OTHER_HOST)
+        assert await world.connect(address, HOST)
+        assert (await read_reply(client))[1].host == HOST
