@@ -77,8 +77,8 @@ class Engine:
         loop = asyncio.get_running_loop()
         log = get_logger().bind()
         ledger = Ledger(config.ledger.history, _ledger_file(config, loop, log))
-        poller = Poller(loop) if poller is None else poller
         deadlines = Deadlines(loop.time)
+        poller = Poller(loop, deadlines=deadlines) if poller is None else poller
         deadlines.start(loop)
         engine = cls(
             loop=loop,
