@@ -80,7 +80,7 @@ async def test_without_an_address_to_translate_to_nothing_leaves_across_nat():
     async with open_world(networks=networks, relations=NAT, rules=ALLOW) as world:
         primary = await world.primary()
         target = world.listen(OTHER_HOST).address
-        with pytest.raises(NatAddressNotAvailableError, match="no IPv4 address.*far"):
+        with pytest.raises(NatAddressNotAvailableError, match=r"no IPv4 address.*far"):
             await redirect(primary, target, transport=Transport.UDP)
         assert not len(world.engine.ledger)
         assert not world.engine.ports.in_use

@@ -22,7 +22,7 @@ from fwproxy_filters.ftp.errors import FtpSyntaxError
 
 EXPIRY = 61
 LIMITS = Limits(filter_timeout=0.2, drain_timeout=0)
-"""Nobody here finishes, and a success waits in vain for a client that does not come for its data."""
+"""Nobody here finishes, and a success waits in vain for a client that does not fetch its file."""
 ODD_ANSWERS: tuple[bytes | str, ...] = (
     b"425 No\r\n", b"500 What?\r\n", b"200-a\r\n 226 b\r\n200 c\r\n", b"150 Wait\r\n",
     b"226 Done\r\n", b"227 x (127,0,0,3,40,1)\r\n", b"227 x (127,0,0,1,0,9)\r\n", b"229 x\r\n",
