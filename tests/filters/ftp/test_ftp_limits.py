@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from ftp_ends import FILE, OTHER_V4, Dialogue, FtpWorld, Handler, open_ftp
-from rig import advance, eventually
+from ftp_ends import FILE, OTHER_V4, Dialogue, FtpClient, FtpWorld, Handler, open_ftp
+from rig import Peer, advance, eventually
 
 from fwproxy.config import Limits
 
@@ -63,6 +63,13 @@ class Slow:
         }
         self.writer: asyncio.StreamWriter
 
+    async def begun(self, world: FtpWorld) -> tuple[FtpClient, Peer]:
+        """Begin a transfer; return the client's ends of the two connections."""
+        client = await world.login()
+        data = await world.open_data(await world.passive(client))
+        assert await client.code("RETR f") == 150
+        return client, data
+
     async def _begin(self, dialogue: Dialogue, argument: bytes) -> bytes:
         _, self.writer = await dialogue.data()
         return b"150 Here it comes\r\n"
@@ -71,9 +78,7 @@ class Slow:
 async def test_a_control_connection_may_say_nothing_for_as_long_as_its_transfer_runs():
     slow = Slow()
     async with open_ftp(limits=Limits(idle_timeout=IDLE), handlers=slow.handlers) as world:
-        client = await world.login()
-        data = await world.open_data(await world.passive(client))
-        assert await client.code("RETR f") == 150
+        client, data = await slow.begun(world)
         for _ in range(5):
             advance(world.firewall.engine.deadlines, IDLE - MOMENT)
             slow.writer.write(b"x")
@@ -89,9 +94,7 @@ async def test_a_control_connection_may_say_nothing_for_as_long_as_its_transfer_
 async def test_a_transfer_may_stall_for_as_long_as_its_control_connection_talks():
     slow = Slow()
     async with open_ftp(limits=Limits(idle_timeout=IDLE), handlers=slow.handlers) as world:
-        client = await world.login()
-        data = await world.open_data(await world.passive(client))
-        assert await client.code("RETR f") == 150
+        client, data = await slow.begun(world)
         for _ in range(5):
             advance(world.firewall.engine.deadlines, IDLE - MOMENT)
             assert await client.code("STAT") == 211
