@@ -33,7 +33,6 @@ from fwproxy.kernel_calls import (
 from fwproxy.ledger import USED, FirewallAction
 from fwproxy.secondary import (
     SecondaryCall,
-    WaitingPort,
     another_connection,
     carry_datagrams,
     connected_udp,
@@ -41,6 +40,7 @@ from fwproxy.secondary import (
     max_peers,
 )
 from fwproxy.sources import source_towards_server
+from fwproxy.waiting_port import WaitingPort
 
 
 @attrs.frozen(slots=True)
