@@ -24,7 +24,7 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     datapath/
     kernel_mode
     engine
-    sources  grants
+    sources  grants  waiting_port
     dispatch  introduction  naming  carrying  opening
     connection_facts  connection_calls  connection
     factories  datagrams  address_check  secondary  kernel_calls  emulation  inbound  outbound

@@ -20,7 +20,8 @@ from fwproxy.flag_rules import check_flags
 from fwproxy.grants import granted
 from fwproxy.ledger import FirewallAction
 from fwproxy.port_sockets import start_listening
-from fwproxy.secondary import SecondaryCall, WaitingPort
+from fwproxy.secondary import SecondaryCall
+from fwproxy.waiting_port import WaitingPort
 
 if TYPE_CHECKING:
     from fwproxy.session import Session

@@ -315,7 +315,11 @@ class Connection(ConnectionCalls):
         engine = self.session.engine
         due = self.session.last_active + engine.limits.idle_timeout
         if due <= engine.deadlines.now():
-            self.close("idle for too long (idle_timeout)", failed=True)
+            reason = "idle for too long (idle_timeout)"
+            if self is self.session.primary:  # the others are as idle: nobody would finish
+                for other in self.session.connections - {self}:
+                    other.close(reason, failed=True)
+            self.close(reason, failed=True)
         elif self._deadline is not None:
             self._deadline.reset(due)
 

@@ -11,7 +11,9 @@ from fwproxy.datapath.datagram import DatagramRelay
 from fwproxy.datapath.flow import MAX_DATAGRAM
 from fwproxy.errors import (
     AlreadyEmulatedError,
+    AlreadyExistsError,
     BadContextError,
+    BusyError,
     InvalidArgumentError,
     NotEmulatedError,
     NotSupportedError,
@@ -70,6 +72,7 @@ class ConnectionCalls(ConnectionFacts):
             BadContextError: not inside the handler of AcceptedConnection, BindUdp, ConnectTcp
                 or UdpDestination for this connection, or bytes flow already, or the data path
                 was decided while nobody wanted to attach one (S31).
+            AlreadyExistsError: this very filter stands in the stream already.
         """
         if self._handling not in _MAY_ATTACH or self._is_flowing:
             raise BadContextError(
@@ -77,6 +80,8 @@ class ConnectionCalls(ConnectionFacts):
                 "ConnectTcp or UdpDestination, before bytes flow"
             )
         self._check_path()
+        if any(each.data_filter is data_filter for each in self.data_filters or ()):
+            raise AlreadyExistsError("a data filter stands in a stream once: make another one")
         self.place(Attached(priority, data_filter, context, self.heard_by))
 
     def _check_path(self) -> None:
@@ -226,15 +231,18 @@ class ConnectionCalls(ConnectionFacts):
         """Choose the server of a primary connection that came without one.
 
         Raises:
-            BadContextError: there is a server already, or a connect is under way.
+            BadContextError: there is a server already.
+            BusyError: another connect is under way.
             PolicyRulesDeniedError: the rules or a filter say no.
             NoServerReplyError: it refused, did not answer in time, or does not resolve.
             TerminatingError: the connection ended meanwhile.
         """
         if self.is_closed:
             raise TerminatingError("the connection has ended")
-        if self.opening is None or self.opening.is_waited_for:
-            raise BadContextError("the connection has a server, or is being connected to one")
+        if self.opening is None:
+            raise BadContextError("the connection has a server")
+        if self.opening.is_waited_for:
+            raise BusyError("the connection is being connected to a server")
         await self.opening.connect(server)
 
     # For the engine only.

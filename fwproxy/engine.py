@@ -78,8 +78,8 @@ class Engine:
         log = get_logger().bind()
         ledger = Ledger(config.ledger.history, _ledger_file(config, loop, log))
         system = SystemNames(config.limits.max_resolutions) if poller is None else None
-        poller = Poller(loop) if poller is None else poller
         deadlines = Deadlines(loop.time)
+        poller = Poller(loop, deadlines=deadlines) if poller is None else poller
         deadlines.start(loop)
         engine = cls(
             loop=loop,

@@ -8,8 +8,8 @@ from fwproxy.address import Endpoint, Transport
 
 if TYPE_CHECKING:
     from fwproxy.future import ExpectedConnect
-    from fwproxy.secondary import WaitingPort
     from fwproxy.session import Session
+    from fwproxy.waiting_port import WaitingPort
 
 
 class ExpectedConnects:

@@ -33,7 +33,6 @@ from fwproxy.policy import NetworkRelation
 from fwproxy.port_sockets import is_local
 from fwproxy.secondary import (
     SecondaryCall,
-    WaitingPort,
     announce,
     another_connection,
     carry_datagrams,
@@ -43,6 +42,7 @@ from fwproxy.secondary import (
     max_peers,
 )
 from fwproxy.sources import address_towards_server, check_proxy_mode, source_towards_client
+from fwproxy.waiting_port import WaitingPort
 
 if TYPE_CHECKING:
     from fwproxy.session import Session

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from fwproxy.address import Destination, Endpoint, HostName
-from fwproxy.datapath.dial import Dial
+from fwproxy.datapath.dial import FAILED, Dial
 from fwproxy.datapath.race import Race, alternating
 from fwproxy.dispatch import dispatch
 from fwproxy.errors import (
@@ -323,6 +323,28 @@ class Opening:
             introduce(connection, sock)
         self._advance()
 
+    def _turn_to_client(self) -> None:
+        """Connect to the client, or wait until it comes or its address is known.
+
+        Only that wait may be long, and only in it a server is watched that breaks off: a dial ends
+        soon, and whoever carries the bytes sees then what has become of the server.
+        """
+        connection = self._connection
+        if not connection.client_address.is_unspecified:
+            self.dial_client()
+        elif connection.server_sock is not None:
+            poller = connection.session.engine.poller
+            poller.watch(connection.server_sock.fileno(), self)
+
+    def on_ready(self, fd: int, events: int) -> None:  # noqa: ARG002 - only one is watched
+        """Notice that the server has broken the connection; its end alone may follow a file."""
+        if events & FAILED and self._connection.opening is self:
+            self.refuse(NoServerReplyError("the server has left before the client was there"))
+
+    def on_broken(self, error: Exception) -> None:
+        """End after a fault of our own."""
+        self._connection.close(f"internal error: {error!r}", failed=True, error=error)
+
     def dial_client(self) -> None:
         """Connect to the client, from the address that it knows the proxy by."""
         connection = self._connection
@@ -363,8 +385,8 @@ class Opening:
         if not self.has_server or connection.is_closed:
             return
         if connection.client_sock is None:
-            if not connection.client_address.is_unspecified and self._dial is None:
-                self.dial_client()
+            if self._dial is None:
+                self._turn_to_client()
             return
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)  # wakes the filter before the server is heard

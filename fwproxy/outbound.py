@@ -33,7 +33,6 @@ from fwproxy.kernel_calls import (
 from fwproxy.ledger import USED, FirewallAction
 from fwproxy.secondary import (
     SecondaryCall,
-    WaitingPort,
     another_connection,
     carry_datagrams,
     connected_udp,
@@ -41,6 +40,7 @@ from fwproxy.secondary import (
     max_peers,
 )
 from fwproxy.sources import source_towards_server
+from fwproxy.waiting_port import WaitingPort
 
 
 @attrs.frozen(slots=True)
@@ -236,11 +236,11 @@ async def connect_for_client(call: SecondaryCall, client: Endpoint, server: Endp
 
 def _redirect_udp(call: SecondaryCall, sock: socket.socket, target: Endpoint) -> FirewallAction:
     session = call.session
+    source = source_towards_server(session, target, call.source)  # or an error, and no connection
     connection = call.connection(session.client_address)
     connection.server_address = target
     peers = IpFilter.only(session.client_address.host)
     address = Endpoint.from_sockaddr(sock.getsockname())
-    source = source_towards_server(session, target, call.source)
     relay = DatagramRelay(
         session.engine.poller,
         session.engine.deadlines,

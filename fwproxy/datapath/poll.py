@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from fwproxy.clock import Deadlines
 from fwproxy.port_sockets import OpenSocket
 
 EVERYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
@@ -66,10 +67,11 @@ class Poller:
         loop: turns the set.
         epoll: the set itself, for tests that play the network; None is the kernel's.
         open_socket: makes the sockets that can be watched here.
+        deadlines: whose clock is the poller's too; None is the loop's time.
 
     Attributes:
         open_socket: as given.
-        now: the loop's time at the start of this turn, for idle time-outs.
+        now: the time at the start of this turn, for idle time-outs.
         scratch: a buffer to receive into; what it holds is void after the owner returns.
         quiet_fd: a descriptor whose edges so far are known to hold nothing to read, or -1.
     """
@@ -79,16 +81,18 @@ class Poller:
         loop: asyncio.AbstractEventLoop,
         epoll: EpollSet | None = None,
         open_socket: OpenSocket = socket.socket,
+        deadlines: Deadlines | None = None,
     ) -> None:
         self.open_socket = open_socket
         self._loop = loop
+        self._deadlines = Deadlines(loop.time) if deadlines is None else deadlines
         self._epoll = select.epoll() if epoll is None else epoll
         self._owners: dict[int, Pollable] = {}
         self._deferred: deque[Callable[[], None]] = deque()
         self._turn_due = False
         self._fresh: set[int] = set()
         self.quiet_fd = -1
-        self.now = loop.time()
+        self.now = self._deadlines.now()
         self.scratch = memoryview(bytearray(SCRATCH_SIZE))
         loop.add_reader(self._epoll.fileno(), self._turn)
 
@@ -142,7 +146,7 @@ class Poller:
     def _turn(self) -> None:
         if self._epoll.closed:
             return
-        self.now = self._loop.time()
+        self.now = self._deadlines.now()
         poll, owners, fresh = self._epoll.poll, self._owners, self._fresh
         for _ in range(MAX_ROUNDS):
             events = poll(0, MAX_EVENTS)

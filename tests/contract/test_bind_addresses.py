@@ -21,6 +21,7 @@ from rig import (
     eventually,
     free_ports,
     open_world,
+    turns,
 )
 
 from fwproxy import Endpoint, Transport
@@ -178,6 +179,39 @@ async def test_s05_the_server_may_come_before_the_address():
         assert await carries(server, client)
         with pytest.raises(InvalidArgumentError):
             connection.set_client_address(own(7000))
+
+
+@pytest.mark.parametrize("said", [b"", b"early"])
+async def test_s05_a_server_that_breaks_off_before_the_address_is_noticed(said):
+    async with open_world() as world:
+        primary = await world.primary()
+        (connection,) = await bind(primary, UNKNOWN)
+        server = await world.connect(proxy_address(connection))
+        await server.send(said)
+        await eventually(lambda: connection.server_sock)
+        server.reset()
+        await eventually(lambda: connection.is_closed, "the reset was not noticed")
+        assert connection.close_reason == "the server has left before the client was there"
+        with pytest.raises(TerminatingError):
+            connection.set_client_address(own())
+
+
+async def test_s05_a_server_that_only_ends_its_stream_has_not_left():
+    async with open_world() as world:
+        primary = await world.primary()
+        (connection,) = await bind(primary, UNKNOWN)
+        server = await world.connect(proxy_address(connection))
+        await server.send(b"a file")
+        server.half_close()
+        await eventually(lambda: connection.server_sock)
+        await turns()
+        listener = world.listen()
+        connection.set_client_address(listener.address)
+        client = await world.accept(listener)
+        assert await client.read_all() == b"a file"
+        await client.send(b"thanks")
+        client.half_close()
+        assert await server.read_all() == b"thanks"
 
 
 async def test_s05_an_address_may_be_supplied_for_datagrams_too():

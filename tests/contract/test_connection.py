@@ -47,6 +47,7 @@ from fwproxy.events import (
     Listen,
     UdpDestination,
 )
+from fwproxy.policy import Network, NetworkRelation, Relation, Rule
 
 BOTH = pytest.mark.parametrize("transport", list(Transport))
 LATER = pytest.mark.parametrize("later", [False, True])
@@ -360,6 +361,16 @@ async def test_the_flags_of_a_session():
         session.primary.kill()
         await world.ended()
         assert session.session_flags == SessionFlags.AUTHENTICATED | SessionFlags.TERMINATED
+
+
+@pytest.mark.parametrize("kind", [NetworkRelation.NAT, NetworkRelation.ROUTE])
+async def test_a_session_whose_server_is_across_nat_says_so(kind):
+    networks = (Network("near", (f"{OTHER_HOST}/32",)), Network("far", (f"{HOST}/32",)))
+    relations, rules = (Relation("near", "far", kind),), (Rule(allow=True),)
+    async with open_world(networks=networks, relations=relations, rules=rules) as world:
+        session = (await world.primary(OTHER_HOST)).session
+        expected = SessionFlags.NAT if kind is NetworkRelation.NAT else SessionFlags.NONE
+        assert session.session_flags == expected
 
 
 async def test_the_flags_of_a_connection():

@@ -102,6 +102,7 @@ class Script:
         greeted: bool = True,
         patience: float = 10.0,
         max_buffer: int = Limits().max_buffer,
+        hosts: dict[str, list[str]] | None = None,
         **settings: Any,
     ) -> None:
         self.server_host = server
@@ -114,6 +115,7 @@ class Script:
             kind=ListenerKind.GATEWAY if gateway else ListenerKind.FORWARD,
             answer=_answer,
             settings={"ftp": settings},
+            hosts=hosts,
             limits=Limits(
                 filter_timeout=patience / _SHARE_OF_FILTER_TIMEOUT, max_buffer=max_buffer
             ),
@@ -250,6 +252,11 @@ class Script:
     @property
     def _secondaries(self) -> list[Connection]:
         return self.play.secondaries
+
+    @property
+    def dials(self) -> list[t.Dialled]:
+        """The data connections that the proxy makes and nobody has answered."""
+        return self.play.dials
 
     @property
     def data(self) -> list[Data]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from ftp_ends import FILE, OTHER_V4, FtpWorld, open_ftp
-from rig import advance, eventually
+from ftp_ends import FILE, OTHER_V4, Dialogue, FtpClient, FtpWorld, Handler, open_ftp
+from rig import Peer, advance, eventually
 
 from fwproxy.config import Limits
 
@@ -45,3 +47,56 @@ async def test_a_client_that_says_nothing_for_long_is_let_go():
         advance(world.firewall.engine.deadlines, world.firewall.engine.limits.idle_timeout + 1)
         await eventually(lambda: not len(world.firewall.sessions), "the session goes on")
         assert await client.peer.is_cut_off()
+
+
+IDLE = 300
+MOMENT = 2
+
+
+class Slow:
+    """A server whose transfers begin, and go on when the test says so."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Handler | bytes] = {
+            "RETR": self._begin,
+            "STAT": b"211 Still there\r\n",
+        }
+        self.writer: asyncio.StreamWriter
+
+    async def begun(self, world: FtpWorld) -> tuple[FtpClient, Peer]:
+        """Begin a transfer; return the client's ends of the two connections."""
+        client = await world.login()
+        data = await world.open_data(await world.passive(client))
+        assert await client.code("RETR f") == 150
+        return client, data
+
+    async def _begin(self, dialogue: Dialogue, argument: bytes) -> bytes:
+        _, self.writer = await dialogue.data()
+        return b"150 Here it comes\r\n"
+
+
+async def test_a_control_connection_may_say_nothing_for_as_long_as_its_transfer_runs():
+    slow = Slow()
+    async with open_ftp(limits=Limits(idle_timeout=IDLE), handlers=slow.handlers) as world:
+        client, data = await slow.begun(world)
+        for _ in range(5):
+            advance(world.firewall.engine.deadlines, IDLE - MOMENT)
+            slow.writer.write(b"x")
+            assert await data.receive() == b"x"
+        advance(world.firewall.engine.deadlines, IDLE - MOMENT)
+        assert world.connections == 2
+        advance(world.firewall.engine.deadlines, 2 * MOMENT)
+        assert not len(world.firewall.sessions)
+        assert await client.peer.is_cut_off()
+        assert await data.is_cut_off()
+
+
+async def test_a_transfer_may_stall_for_as_long_as_its_control_connection_talks():
+    slow = Slow()
+    async with open_ftp(limits=Limits(idle_timeout=IDLE), handlers=slow.handlers) as world:
+        client, data = await slow.begun(world)
+        for _ in range(5):
+            advance(world.firewall.engine.deadlines, IDLE - MOMENT)
+            assert await client.code("STAT") == 211
+        slow.writer.write(b"x")
+        assert await data.receive() == b"x"

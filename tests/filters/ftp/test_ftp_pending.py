@@ -468,7 +468,7 @@ def test_a_client_cannot_come_any_more_when_its_server_is_gone():
         action, (data,) = script.actions[-1], script.data
         data.server_comes()
         assert action.is_active
-        data.connection.kill("reset by the server")
+        data.fail()
         assert not action.is_active
         script.heard(), script.got()
         script.client(b"RETR f\r\n")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, TypeVar
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scripted import CLIENT_V4, CLIENT_V6, SERVER_V4, SERVER_V6, Script
 from sequences import Step, client_lines, stories
-from stand_ins import CLIENT_V4, CLIENT_V6, SERVER_V4, SERVER_V6, FakeAction, FakeData, Script
 
+from fwproxy import Connection, Endpoint
+from fwproxy.connection import ConnectionState
 from fwproxy.errors import PortsExhaustedError
+from fwproxy.testing import Peer
 from fwproxy.testing.strategies import cut
 
 THIRD = "203.0.113.9"
@@ -23,7 +25,7 @@ ALWAYS_FITTING = {
     "QUIT": b"221 x\r\n",
     "ABOR": b"225 x\r\n",
 }
-CALLS = ("bind", "redirect", "connect")
+CALLS = ("bind", "redirect", "connect", "dial")
 Thing = TypeVar("Thing")
 
 
@@ -37,9 +39,9 @@ class Play:
 
     def __init__(self, script: Script, piece: int) -> None:
         self.script = script
-        self.session = script.session
         self._piece = piece
         self._ended: set[str] = set()
+        self._peers: list[Peer] = []
 
     def do(self, step: Step) -> None:
         """Let one thing happen."""
@@ -54,7 +56,7 @@ class Play:
             self.script.client(*self._pieces(b"".join(line + b"\r\n" for line in lines)))
 
     def _server_says(self, reply: bytes) -> None:
-        if "server" not in self._ended and self.script.connection.server_address is not None:
+        if "server" not in self._ended and self.script.has_server:
             self.script.server(*self._pieces(reply))
 
     def _server_answers(self, mood: int) -> None:
@@ -75,92 +77,100 @@ class Play:
             self.script.client_ends()
 
     def _server_ends(self, _: int) -> None:
-        if "server" not in self._ended and self.script.connection.server_address is not None:
+        if "server" not in self._ended and self.script.has_server:
             self._ended.add("server")
             self.script.server_ends()
 
     # Data connections.
 
-    def _actions(self) -> list[FakeAction]:
-        return [action for action in self.session.actions if action.is_active]
-
-    def _data(self, *, established: bool | None = None) -> list[FakeData]:
-        open_ = [data for data in self.session.data if not data.is_closed]
-        return [data for data in open_ if established in (None, data.is_established)]
+    def _comes(self, address: Endpoint, host: str | None = None) -> None:
+        self._peers.append(self.script.play.connect(address, host))
 
     def _client_comes(self, number: int) -> None:
-        for action in one(self._actions(), number):
-            if not (isinstance(action.target, FakeData) and action.target.is_closed):
-                action.come()
+        made = [
+            call.result.internal_address
+            for call in self.script.play.calls_of("redirect_connections")
+            if call.result and call.result.actions[0].is_active
+        ]
+        for address in one(made, number):
+            self._comes(address)
 
     def _server_comes(self, number: int) -> None:
-        for data in one(self._data(established=False), number):
-            if data.server_address is None:
-                data.server_comes()
+        waiting = [
+            each.proxy_address
+            for each in self.script.play.secondaries
+            if each.state is ConnectionState.BOUND and each.permission.is_active
+        ]
+        for address in one(waiting, number):
+            self._comes(address, self.script.server_host)
 
     def _established(self, number: int) -> None:
-        for data in one(self._data(established=False), number):
-            if data.server_address is not None and self._client_is_there(data):
-                data.established()
-
-    def _client_is_there(self, data: FakeData) -> bool:
-        joined = [action for action in self.session.actions if action.target is data]
-        return not joined or data.client_is_there
+        for dial in one(self.script.dials, number):
+            self._peers.append(dial.accept())
 
     def _data_fails(self, number: int) -> None:
-        for data in one(self._data(), number):
-            data.close("refused", failed=True)
+        for end in one([*self.script.dials, *self._living], number):
+            if isinstance(end, Peer):
+                end.reset()
+            else:
+                end.refuse()
 
     def _data_ends(self, number: int) -> None:
-        for data in one(self._data(established=True), number):
-            data.close()
+        """Let both sides end, or one of them."""
+        for peer in self._living if number % 2 == 0 else one(self._living, number):
+            peer.end()
+
+    @property
+    def _living(self) -> list[Peer]:
+        return [peer for peer in self._peers if not peer.is_gone]
 
     def _expires(self, number: int) -> None:
-        for action in one(self._actions(), number):
-            action.cancel("expired")
+        for action in one([each for each in self.script.actions if each.is_active], number):
+            action.expire()
+            self.script.play.settle()
 
     # The engine's answers.
 
     def _calls_wait(self, _: int) -> None:
-        if self.session.gate is None:
-            self.session.gate = asyncio.Event()
+        self.script.hold()
 
     def _calls_go_on(self, _: int) -> None:
-        if self.session.gate is not None:
-            self.script.open_gate()
-            self.session.gate = None
+        self.script.let_go()
 
     def _calls_fail(self, number: int) -> None:
-        calls = (CALLS, *((call,) for call in CALLS))[number]
-        error = PortsExhaustedError("the test says so")
-        self.session.refusals = dict.fromkeys(calls, error)
-        self.script.connection.refusal = error
+        for call in (CALLS, *((call, "dial") for call in CALLS))[number]:
+            self.script.refuse(call, PortsExhaustedError("the test says so"))
 
     def _calls_work(self, _: int) -> None:
-        self.session.refusals.clear()
-        self.script.connection.refusal = None
+        for call in CALLS:
+            self.script.refuse(call, None)
 
     # What must hold at any time.
 
     def check(self) -> None:
         """Make sure that whatever is open has a command that uses it, or that may still come."""
-        control, open_ = self.script.control, self.session.open
+        control, play = self.script.control, self.script.play
         if not self.script.is_waiting:
             usable = [pending.channel for pending in control.pending._queue]
             if not self._is_last_command:
                 usable.append(control.channel)
-            assert not [each for each in open_ if each.context not in usable]
-            assert not [each for each in open_ if each.context.has_ended]
-            assert not (open_ and self._is_over)
+            usable = [each for each in usable if each is not None and not each.has_ended]
+            actions = [action for channel in usable for action in channel.actions]
+            for each in self.script.open:
+                assert not self._is_over
+                assert (each.context in usable) if isinstance(each, Connection) else each in actions
         if not control.is_opaque:
-            for data in (self.script.client_side.data, self.script.server_side.data):
+            ends = [play.client, play.server] if self.script.has_server else [play.client]
+            for data in (end.received for end in ends):
                 assert b"\r\n".join(data.replace(b"\r", b"").split(b"\n")) == data
 
     @property
     def _is_last_command(self) -> bool:
         """Whether no command can come that uses what the commands before have set up."""
-        last = self.script.server_side
-        return last.is_ended or last.data.endswith((b"REIN\r\n", b"QUIT\r\n"))
+        if not self.script.has_server:
+            return False
+        last = self.script.play.server
+        return last.has_ended or last.received.endswith((b"REIN\r\n", b"QUIT\r\n"))
 
     @property
     def _is_over(self) -> bool:
@@ -171,14 +181,11 @@ class Play:
 
 def play(families: tuple[str, str], piece: int, story: list[Step], **rest: Any) -> None:
     client, server = families
-    with Script(client, server, **rest) as script:
+    with Script(client, server, hosts={"server.example": [server]}, **rest) as script:
         play = Play(script, piece)
         for step in story:
             play.do(step)
             play.check()
-        script.end()
-        assert not script.is_waiting
-        assert not asyncio.all_tasks(script.loop)
 
 
 PIECES = st.sampled_from([1, 3, 1000])
@@ -235,10 +242,10 @@ def outcome(talk: list[tuple[list[bytes], list[bytes]]], **rest: Any) -> tuple[A
         found: list[Any] = []
         for requests, replies in talk:
             script.client(*filter(None, requests)).server(*filter(None, replies))
-            while script.control.pending.head is not None:
+            while script.control.pending.head is not None and not script.connection.is_closed:
                 script.server(b"500 x\r\n")
-            found.append((script.heard(), script.got(), len(script.session.open)))
-        return found, script.session.calls, script.client_side.is_ended
+            found.append((script.heard(), script.got(), len(script.open)))
+        return found, script.calls, script.has_hung_up
 
 
 @settings(max_examples=150)
