@@ -1,4 +1,4 @@
-"""The two netlink sockets: one hears events, the other asks and is answered at once."""
+"""The netlink sockets of conntrack: one hears events, the other asks and is answered at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fwproxy.datapath.kernel.conntrack import FlowReport, Refusal, Tuple
 from fwproxy.datapath.poll import Poller
 from fwproxy.errors import KernelPathError
 
-_NETLINK_NETFILTER = 12
+NETLINK_NETFILTER = 12
 _SO_ATTACH_FILTER = 26
 _SO_RCVBUFFORCE = 33
 _GROUPS = 0b111
@@ -29,10 +29,15 @@ MAX_DATAGRAMS = 128
 """Datagrams taken before everybody else has a turn."""
 
 
-def _opened(groups: int) -> socket.socket:
+def open_netfilter(groups: int = 0) -> socket.socket:
+    """Return a netlink socket that hears of some groups of events.
+
+    Raises:
+        KernelPathError: there is none here.
+    """
     try:
         sock = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
         )
     except OSError as error:
         raise KernelPathError(f"no netlink socket: {error.strerror}") from error
@@ -50,7 +55,7 @@ def open_events(mark: int, buffer: int = 1 << 16) -> socket.socket:
     Raises:
         KernelPathError: there are no such events here.
     """
-    sock = _opened(_GROUPS)
+    sock = open_netfilter(_GROUPS)
     try:
         sock.settimeout(0)
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
@@ -131,7 +136,7 @@ class ConntrackRequests:
     """
 
     def __init__(self) -> None:
-        self._sock = _opened(0)
+        self._sock = open_netfilter(0)
         self._sock.settimeout(_PATIENCE)
         self._sequence = itertools.count(1)
 
