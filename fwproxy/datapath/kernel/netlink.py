@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import itertools
 import os
 import select
 import socket
-import struct
 from collections.abc import Callable
 
 from fwproxy.address import Transport
-from fwproxy.datapath.kernel import conntrack
+from fwproxy.datapath.kernel import conntrack, event_filter
 from fwproxy.datapath.kernel.conntrack import FlowReport, Refusal, Tuple
 from fwproxy.datapath.poll import Poller
 from fwproxy.errors import KernelPathError
 
 NETLINK_NETFILTER = 12
-_SO_ATTACH_FILTER = 26
 _SO_RCVBUFFORCE = 33
 _GROUPS = 0b111
 """NFNLGRP_CONNTRACK_NEW, _UPDATE and _DESTROY as bits."""
@@ -59,7 +56,7 @@ def open_events(mark: int, buffer: int = 1 << 16) -> socket.socket:
     try:
         sock.settimeout(0)
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
-        _attach_filter(sock, mark)
+        event_filter.attach(sock, mark)
     except OSError as error:
         sock.close()
         raise KernelPathError(f"conntrack events: {error.strerror}") from error
@@ -178,31 +175,6 @@ class ConntrackRequests:
     def close(self) -> None:
         """Close the socket."""
         self._sock.close()
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
-
-
-def _attach_filter(sock: socket.socket, mark: int) -> None:
-    """Let the kernel pass on only what has our mark (classic BPF, see linux/filter.h)."""
-    header, attribute, ancillary = 20, 8, 0xFFFFF000
-    find_attribute = ancillary + 12  # SKF_AD_NLATTR: the offset of attribute X after offset A
-    code = [
-        (0x00, 0, 0, header),  # A = what follows the headers
-        (0x01, 0, 0, attribute),  # X = CTA_MARK
-        (0x20, 0, 0, find_attribute),  # A = where it is, or 0
-        (0x15, 3, 0, 0),  # none: refuse
-        (0x07, 0, 0, 0),  # X = A
-        (0x40, 0, 0, 4),  # A = its content
-        (0x15, 1, 0, mark),  # ours: take it
-        (0x06, 0, 0, 0),
-        (0x06, 0, 0, 0xFFFFFFFF),
-    ]
-    packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
-    buffer = ctypes.create_string_buffer(packed, len(packed))
-    program = _Program(len(code), ctypes.addressof(buffer))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))
 
 
 def can_administer() -> bool:
