@@ -119,7 +119,7 @@ async def test_concurrent_churn_leaves_nothing_in_the_process_or_in_the_kernel()
     async with world(secondary=SecondaryConfig(timeout=60), limits=PLENTY) as here:
         primary = await here.primary()
         before = open_files()
-        client = here.listen()
+        client, accepting = here.listen(), asyncio.Lock()
 
         async def churn(worker):
             for number in range(100):
@@ -130,7 +130,8 @@ async def test_concurrent_churn_leaves_nothing_in_the_process_or_in_the_kernel()
                     connection.kill()
                 elif what < 3:  # the client accepts them in the order in which they come
                     server = await here.connect(proxy_address(connection))
-                    accepted = await here.accept(client)
+                    async with accepting:  # a socket has room for one who waits
+                        accepted = await here.accept(client)
                     for end in (server, accepted) if what == 1 else (accepted, server):
                         end.close()
 
