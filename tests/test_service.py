@@ -159,6 +159,23 @@ def test_too_few_open_files_are_said_at_start(tmp_path: Path, server: demo.DemoS
         assert "too few" not in process.end()[2]
 
 
+def test_sigusr1_opens_the_ledgers_file_anew(tmp_path: Path, server: demo.DemoServer) -> None:
+    path, moved = tmp_path / "ledger", tmp_path / "ledger.1"
+    more = f'[log]\nformat = "json"\n[ledger]\nfile = "{path}"\n'
+    with running("run", "--config", write_config(tmp_path, 0, server.address, more)) as process:
+        assert demo.fetch(process.address(), "PASV")
+        path.rename(moved)
+        process.send(signal.SIGUSR1)
+        while not path.exists():
+            assert process.is_running()
+            time.sleep(0.01)
+        assert demo.fetch(process.address(), "PASV")
+        process.send(signal.SIGHUP)
+        assert process.end()[0] == 0
+    assert b'"opened"' in moved.read_bytes()
+    assert b'"opened"' in path.read_bytes()
+
+
 def test_the_first_signal_lets_sessions_finish(config: Path) -> None:
     with running("run", "--config", config) as process:
         address = process.address()
