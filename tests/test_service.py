@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -109,6 +109,13 @@ def running(*args: str | Path) -> Iterator[Process]:
         process.kill()
 
 
+def await_condition(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def server() -> Iterator[demo.DemoServer]:
     with demo.DemoServer() as running_server:
@@ -163,13 +170,13 @@ def test_sigusr1_opens_the_ledgers_file_anew(tmp_path: Path, server: demo.DemoSe
     path, moved = tmp_path / "ledger", tmp_path / "ledger.1"
     more = f'[log]\nformat = "json"\n[ledger]\nfile = "{path}"\n'
     with running("run", "--config", write_config(tmp_path, 0, server.address, more)) as process:
-        assert demo.fetch(process.address(), "PASV")
+        address = process.address()
+        assert demo.fetch(address, "PASV")
+        await_condition(lambda: path.stat().st_size)
         path.rename(moved)
         process.send(signal.SIGUSR1)
-        while not path.exists():
-            assert process.is_running()
-            time.sleep(0.01)
-        assert demo.fetch(process.address(), "PASV")
+        await_condition(path.exists)
+        assert demo.fetch(address, "PASV")
         process.send(signal.SIGHUP)
         assert process.end()[0] == 0
     assert b'"opened"' in moved.read_bytes()
