@@ -14,19 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ftp_ends import (
-    FILE,
-    OTHER_V4,
-    V4,
-    V6,
-    Dialogue,
-    FtpClient,
-    FtpWorld,
-    Listening,
-    data_port,
-    numbers,
-    open_ftp,
-)
+from ftp_dialogue import FILE, Dialogue
+from ftp_ends import OTHER_V4, V4, V6, FtpClient, FtpWorld, Listening, data_port, numbers, open_ftp
 from rig import Mute, Peer, Upstream, advance, eventually, free_ports, unused_endpoint
 
 from fwproxy import Endpoint, ListenerKind
