@@ -273,3 +273,9 @@ class Listening(Upstream):
     def eprt_command(self) -> str:
         family = 1 if self.address.version == 4 else 2
         return f"EPRT |{family}|{self.address.host}|{self.address.port}|"
+
+
+def waiting(world: FtpWorld) -> Listening:
+    """Return a port where the client waits for data."""
+    listening: Listening = world.add(Listening(world.address.host))
+    return listening
