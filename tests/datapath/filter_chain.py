@@ -80,27 +80,6 @@ async def chain(
                 each.close()
 
 
-class Tag(DataFilter):
-    """Puts its name around every piece, and before the end of the stream."""
-
-    def __init__(self, name: bytes) -> None:
-        self.name = name
-
-    def data_from_client(self, data):
-        self.to_server.send(b"%b(%b)" % (self.name, data))
-
-    def data_from_server(self, data):
-        self.to_client.send(b"%b(%b)" % (self.name, data))
-
-    def end_from_client(self):
-        self.to_server.send(b"%b." % self.name)
-        self.to_server.half_close()
-
-    def end_from_server(self):
-        self.to_client.send(b"%b." % self.name)
-        self.to_client.half_close()
-
-
 async def settled(made: Chain) -> int:
     """Wait until nothing more is read from the client, and return how much was."""
     count = -1

@@ -6,33 +6,14 @@ import random
 
 import pytest
 import uvloop
-from filter_chain import MIB, Tag, chain
+from filter_chain import MIB, chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tags import LaterTag, Tag
 
 from fwproxy import DataFilter
 
 NAMES = (b"a", b"b", b"c")
-
-
-class LaterTag(Tag):
-    """The same, but it takes its time over everything."""
-
-    async def data_from_client(self, data):
-        await asyncio.sleep(0)
-        super().data_from_client(data)
-
-    async def data_from_server(self, data):
-        await asyncio.sleep(0.001)
-        super().data_from_server(data)
-
-    async def end_from_client(self):
-        await asyncio.sleep(0)
-        super().end_from_client()
-
-    async def end_from_server(self):
-        await asyncio.sleep(0)
-        super().end_from_server()
 
 
 async def test_a_filter_that_does_nothing_passes_everything_on():

@@ -4,8 +4,9 @@ import asyncio
 import socket
 
 import pytest
-from filter_chain import BUFFER, MIB, Tag, chain, settled
+from filter_chain import BUFFER, MIB, chain, settled
 from rig import eventually, turns
+from tags import Tag
 from wires import tcp_pair
 
 from fwproxy import DataFilter

@@ -4,8 +4,9 @@ import asyncio
 
 import filter_chain
 import pytest
-from filter_chain import Gate, Tag, chain
+from filter_chain import Gate, chain
 from rig import eventually, turns
+from tags import Tag
 from wires import tcp_pair
 
 from fwproxy import DataFilter
