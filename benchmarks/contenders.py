@@ -237,8 +237,12 @@ def vsftpd(
     files = directory / "files"
     files.mkdir()
     (files / "small.bin").write_bytes(small_file())
-    with (files / "large.bin").open("wb") as large:
-        large.truncate(large_file)
+    # One for all servers of a run, so that it is in memory once, and for none less than for others.
+    shared = workspace / "large.bin"
+    if not shared.exists():
+        with shared.open("wb") as large:
+            large.truncate(large_file)
+    os.link(shared, files / "large.bin")
     empty = directory / "empty"
     empty.mkdir()
     for readable in (workspace, directory):  # the user ftp comes through here
