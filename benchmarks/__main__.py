@@ -58,7 +58,7 @@ class Progress:
 
 
 def measure(stage: Stage, result: Result, progress: Progress) -> None:
-    """All rounds of one measurement, the contenders taken in turn."""
+    """All rounds of one measurement, the contenders taken in turn, every other time backwards."""
     measurement = result.measurement
     for contender in measurement.contenders:
         reason = contender.missing()
@@ -67,7 +67,7 @@ def measure(stage: Stage, result: Result, progress: Progress) -> None:
             progress.say(f"{measurement.name}: without {contender.name}: {reason}")
     rounds = 1 if measurement.once else stage.settings.rounds
     for number in range(1, rounds + 1):
-        for contender in measurement.contenders:
+        for contender in measurement.contenders[:: 1 if number % 2 else -1]:
             if contender.name in result.absent:
                 continue
             try:
