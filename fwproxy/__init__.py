@@ -18,8 +18,8 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     handshake/
     structure
     config_file  registry  log  users
-    logins
     port_sockets  reservation  ports  quotas  ledger_file  ledger  expected  resolve
+    logins
     shared_memory  shared
     datapath/
     kernel_mode
