@@ -13,6 +13,7 @@ import pytest
 from .client_kind import Client
 from .matrix import Combination, Samples, Workspace
 from .namespaces import Network, missing, network
+from .place import Place, place_for
 from .server_kind import FTPServer, ServerKind
 from .table import print_table
 from .terms import LOOPBACK, Family
@@ -77,6 +78,13 @@ def needs_network() -> None:
 def net(needs_network: None) -> Iterator[Network]:
     """A client, a proxy and a server, each in a network namespace; tests leave it as it is."""
     with network() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def place(needs_network: None, samples: Samples) -> Iterator[Place]:
+    """A proxy whose clients ask it for servers, and servers that they have no route to."""
+    with place_for(samples) as made:
         yield made
 
 

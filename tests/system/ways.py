@@ -78,7 +78,7 @@ class Way:
         found = self.program == "python" or find_program(self.program)
         return None if found else self.package or self.program
 
-    def command(self, door: Door, server: str, server_port: int) -> Sequence[str]:
+    def command(self, door: Door, server: str, server_port: int | str) -> Sequence[str]:
         """The command line."""
         program = sys.executable if self.program == "python" else find_program(self.program)
         scheme = {Speech.HTTP: "http", Speech.SOCKS5: "socks5"}.get(self.speech, "socks4")
