@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,13 +20,14 @@ from fwproxy.users import PasswordHash
 
 from .matrix import Samples
 from .namespaces import Network, Side, network
+from .processes import run
 from .proxy import Listener, Proxy, running_proxy
 from .terms import Family
 from .ways import Door, Speech, Way
 
 PROGRAMS = Path(__file__).parent / "programs"
 FAMILIES: tuple[Family, ...] = (4, 6)
-WHO_PORT, HTTP_PORT = 7007, 8000
+WHO_PORT, HTTP_PORT, HTTPS_PORT = 7007, 8000, 8443
 PORTS = {"socks": 1080, "http": 3128, "mixed": 1081}
 USER, PASSWORD = "anna", "open-sesame"
 RULES = '[[rules]]\naction = "allow"\n'
@@ -33,10 +35,15 @@ RULES = '[[rules]]\naction = "allow"\n'
 
 @attrs.frozen
 class Place:
-    """The network, what runs in it, and how to get into the proxy."""
+    """The network, what runs in it, and how to get into the proxy.
+
+    Attributes:
+        authority: the file of the certificate that the web servers have.
+    """
 
     net: Network
     proxy: Proxy
+    authority: Path
 
     def door(self, name: str, *, user: bool = False) -> Door:
         host = self.net.proxy_address(Side.CLIENT)
@@ -57,21 +64,49 @@ class Place:
 @contextlib.contextmanager
 def place_for(samples: Samples) -> Iterator[Place]:
     """Make the network, with servers on both of the server's addresses, and the proxy."""
-    with network() as net, contextlib.ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="fwproxy-place-") as name,
+        network() as net,
+        contextlib.ExitStack() as stack,
+    ):
+        directory = Path(name)
+        certificate = make_certificate(net, directory / "web.pem")
         for family in FAMILIES:
             host = net.address(Side.SERVER, family)
-            web = ["-m", "http.server", "-b", host, "-d", samples.root, str(HTTP_PORT)]
-            stack.enter_context(net.popen(Side.SERVER, [sys.executable, "-u", *web]))
-            who = [sys.executable, PROGRAMS / "who.py", "serve", host, str(WHO_PORT)]
-            process = stack.enter_context(net.popen(Side.SERVER, who))
-            assert process.stdout is not None
-            assert process.stdout.readline() == "started\n"
-        yield stack.enter_context(running(net, samples))
+            ports = [str(HTTP_PORT), str(HTTPS_PORT)]
+            start(stack, net, "web.py", host, *ports, str(samples.root), str(certificate))
+            start(stack, net, "who.py", "serve", host, str(WHO_PORT))
+        proxy = stack.enter_context(running(net, directory))
+        yield Place(net, proxy, certificate)
+        proxy.finish()
+
+
+def start(stack: contextlib.ExitStack, net: Network, program: str, *args: str) -> None:
+    """Run one of the servers, which says when it has started."""
+    command = [sys.executable, PROGRAMS / program, *args]
+    process = stack.enter_context(net.popen(Side.SERVER, command))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+
+
+def make_certificate(net: Network, path: Path) -> Path:
+    """Make a certificate for the server by all of its names, and put its key into the same file."""
+    names = [f"IP:{net.address(Side.SERVER, family)}" for family in FAMILIES]
+    names += [f"DNS:{net.server_name(family)}" for family in FAMILIES]
+    run(
+        [
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+            "-nodes", "-days", "2", "-subj", "/CN=server", "-keyout", path, "-out", path,
+            "-addext", f"subjectAltName={','.join(names)}",
+        ]
+    )  # fmt: skip
+    return path
 
 
 @contextlib.contextmanager
-def running(net: Network, samples: Samples) -> Iterator[Place]:
-    passwords = samples.root.with_suffix(".users")
+def running(net: Network, directory: Path) -> Iterator[Proxy]:
+    """Run the proxy, with a listener of each kind; users log in at the mixed one."""
+    passwords = directory / "users"
     users.write(passwords, {USER: PasswordHash.make(PASSWORD.encode(), cost_log2=10)})
     host = net.proxy_address(Side.CLIENT)
     listeners = [
@@ -81,12 +116,11 @@ def running(net: Network, samples: Samples) -> Iterator[Place]:
         )
         for name, port in PORTS.items()
     ]  # fmt: skip
-    try:
-        with running_proxy(listeners, RULES, namespace=net.namespace(Side.PROXY)) as proxy:
-            yield Place(net, proxy)
-            proxy.finish()
-    finally:
-        passwords.unlink()
+    limits = {"max_failed_logins": 1000}  # wrong passwords are tried, all from one address
+    with running_proxy(
+        listeners, RULES, namespace=net.namespace(Side.PROXY), limits=limits
+    ) as proxy:
+        yield proxy
 
 
 def doors(way: Way, place: Place) -> Iterator[Door]:

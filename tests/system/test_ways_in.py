@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,36 +14,56 @@ from .client_kind import Client
 from .ftp_clients import Curl, Lftp, Tnftp, Wget
 from .ftp_servers import VSFTPD
 from .matrix import Samples, Workspace, exercise_briefly
-from .namespaces import Side
-from .place import HTTP_PORT, PROGRAMS, WHO_PORT, Place, doors
+from .namespaces import Side, reach
+from .place import FAMILIES, HTTP_PORT, HTTPS_PORT, PROGRAMS, USER, WHO_PORT, Place, doors
 from .processes import find_program
 from .terms import Family, Mode, Target
-from .ways import CONNECTORS, FETCHING, LIBRARIES, Speech, Way
+from .ways import CONNECTORS, FETCHING, FETCHING_BY_TLS, LIBRARIES, Door, Speech, Way
+
+
+def fetch(place: Place, way: Way, door: Door, server: str, scheme: str = "http") -> bytes:
+    """What the program prints; nothing if it fails."""
+    if lack := way.missing():
+        pytest.skip(f"package missing: {lack}")
+    port = HTTPS_PORT if scheme == "https" else HTTP_PORT
+    command = way.command(door, server, port, scheme=scheme, authority=place.authority)
+    said = place.net.run(Side.CLIENT, ["sh", "-c", '"$@" | od -An -tx1', "sh", *command])
+    return bytes.fromhex(said)
 
 
 @pytest.mark.parametrize("way", FETCHING, ids=str)
 def test_fetching_by_http(place: Place, samples: Samples, way: Way) -> None:
     for door in doors(way, place):
         for server in place.servers(way):
-            command = way.command(door, server, HTTP_PORT)
-            said = place.net.run(Side.CLIENT, ["sh", "-c", '"$@" | od -An -tx1', "sh", *command])
-            assert bytes.fromhex(said) == samples.content("one.bin")
+            assert fetch(place, way, door, server) == samples.content("one.bin")
+
+
+@pytest.mark.parametrize("way", [*FETCHING, *FETCHING_BY_TLS], ids=str)
+def test_fetching_by_https(place: Place, samples: Samples, way: Way) -> None:
+    """Client and server speak TLS with each other, and nobody in between."""
+    for door in doors(way, place):
+        for server in place.servers(way):
+            found = fetch(place, way, door, server, "https")
+            assert found == samples.content("one.bin")
+
+
+SCHEMES = {Speech.SOCKS4: "socks4", Speech.SOCKS5: "socks5", Speech.HTTP: "http"}
+
+
+def fetch_by_aiohttp(place: Place, door: Door, scheme: str) -> bytes:
+    command = [sys.executable, LIBRARIES, "aiohttp-socks", door.url(scheme)]
+    server = [place.net.server_name(4), str(HTTP_PORT)]
+    return bytes.fromhex(place.net.run(Side.CLIENT, [*command, *server]))
 
 
 @pytest.mark.parametrize("speech", [Speech.SOCKS4, Speech.SOCKS5, Speech.HTTP])
 def test_fetching_by_aiohttp(place: Place, samples: Samples, speech: Speech) -> None:
-    scheme = {Speech.SOCKS4: "socks4", Speech.SOCKS5: "socks5", Speech.HTTP: "http"}[speech]
     name = "http" if speech is Speech.HTTP else "socks"
     found = [place.door(name)] + (
         [] if speech is Speech.SOCKS4 else [place.door("mixed", user=True)]
     )
     for door in found:
-        command = [
-            sys.executable, LIBRARIES, "aiohttp-socks", door.url(scheme),
-            place.net.server_name(4), str(HTTP_PORT),
-        ]  # fmt: skip
-        said = place.net.run(Side.CLIENT, command)
-        assert bytes.fromhex(said) == samples.content("one.bin")
+        assert fetch_by_aiohttp(place, door, SCHEMES[speech]) == samples.content("one.bin")
 
 
 @pytest.mark.parametrize("way", CONNECTORS, ids=str)
@@ -53,6 +74,50 @@ def test_connectors(place: Place, way: Way) -> None:
             family: Family = 6 if ":" in server else 4
             assert peer == place.net.proxy_address(Side.SERVER, family)
             assert said == "hello"
+
+
+# Nobody gets anywhere without the proxy, or past its users.
+
+
+def test_without_the_proxy_there_is_no_way(place: Place) -> None:
+    for family in FAMILIES:
+        server = place.net.address(Side.SERVER, family)
+        assert "unreachable" in reach(place.net, Side.CLIENT, server, WHO_PORT)
+        assert reach(place.net, Side.PROXY, server, WHO_PORT) == "connected"
+    assert "resol" in reach(place.net, Side.CLIENT, place.net.server_name(4), WHO_PORT)
+
+
+def lock_outs(place: Place, way: Way) -> list[Door]:
+    """The listener with users: without a login, and with a wrong one if the program has any."""
+    door = place.door("mixed")
+    return [door] if way.login is None else [door, attrs.evolve(door, user=USER, password="guess")]
+
+
+@pytest.mark.parametrize("way", [*FETCHING, *FETCHING_BY_TLS], ids=str)
+def test_nothing_is_fetched_without_a_login(place: Place, way: Way) -> None:
+    scheme = "http" if way in FETCHING else "https"
+    for door in lock_outs(place, way):
+        for server in place.servers(way):
+            assert fetch(place, way, door, server, scheme) == b""
+
+
+@pytest.mark.parametrize("way", CONNECTORS, ids=str)
+def test_connectors_connect_nobody_without_a_login(place: Place, way: Way) -> None:
+    for door in lock_outs(place, way):
+        for server in place.servers(way):
+            said = ""
+            with contextlib.suppress(AssertionError):  # of its exit code, where it has one for this
+                said = place.run(way, door, server, WHO_PORT)
+            assert not said
+
+
+@pytest.mark.parametrize("speech", [Speech.SOCKS4, Speech.SOCKS5, Speech.HTTP])
+def test_aiohttp_fetches_nothing_without_a_login(place: Place, speech: Speech) -> None:
+    door, scheme = place.door("mixed"), SCHEMES[speech]
+    wrong = attrs.evolve(door, user=USER, password="guess")
+    for each in [door] if speech is Speech.SOCKS4 else [door, wrong]:
+        with pytest.raises(AssertionError, match="ProxyError"):
+            fetch_by_aiohttp(place, each, scheme)
 
 
 # FTP: the filter is found by port 21, and the data connections come through the same way.
@@ -231,13 +296,40 @@ def test_udp_by_pysocks(place: Place, user: bool) -> None:  # noqa: FBT001 - a c
         assert (peer, said) == (place.net.proxy_address(Side.SERVER), "hello")
 
 
-def test_names_by_socksify_and_drill(place: Place, socksify: tuple[str, ...]) -> None:
-    if find_program("drill") is None:
-        pytest.skip("package missing: ldnsutils")
+@pytest.fixture
+def name_server(place: Place) -> Iterator[str]:
     host = place.net.address(Side.SERVER)
     names = [sys.executable, PROGRAMS / "names.py", host, "203.0.113.5"]
     with place.net.popen(Side.SERVER, names) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
-        drill = [*socksify, "drill", "-Q", "a.example.org", f"@{host}", "A"]
-        assert place.net.run(Side.CLIENT, drill).split() == ["203.0.113.5"]
+        yield host
+
+
+def test_names_by_socksify_and_drill(
+    place: Place, name_server: str, socksify: tuple[str, ...]
+) -> None:
+    if find_program("drill") is None:
+        pytest.skip("package missing: ldnsutils")
+    drill = [*socksify, "drill", "-Q", "a.example.org", f"@{name_server}", "A"]
+    assert place.net.run(Side.CLIENT, drill).split() == ["203.0.113.5"]
+
+
+@pytest.mark.parametrize("user", [False, True])
+def test_names_by_dig(place: Place, name_server: str, user: bool) -> None:  # noqa: FBT001 - a case
+    """Not by socksify: dig sends with sendmmsg(2), and Dante's library only stands before others.
+
+    Its query leaves without a SOCKS head then, and the proxy drops it.
+    """
+    if find_program("dig") is None:
+        pytest.skip("package missing: bind9-dnsutils")
+    url = place.door("mixed" if user else "socks", user=user).url("socks5")
+    relay = [sys.executable, LIBRARIES, "pysocks-relay", url, name_server, "53"]
+    dig = ["dig", "+short", "+tries=1", "+time=2", "a.example.org", "A"]
+    with place.net.popen(Side.CLIENT, relay) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        by_relay = [*dig, "@127.0.0.1", "-p", port]
+        assert place.net.run(Side.CLIENT, by_relay).split() == ["203.0.113.5"]
+    with pytest.raises(AssertionError, match="no servers could be reached"):
+        place.net.run(Side.CLIENT, [*dig, f"@{name_server}"])

@@ -58,7 +58,8 @@ class Way:
         program: what is run, as its package calls it.
         speech: what it says to the proxy.
         words: its command; {address}, {host}, {port}, {user}, {password}, {login} and {url} are the
-            proxy's, {server}, {there} and {server_port} the server's.
+            proxy's, {server}, {there} and {server_port} the server's; {scheme} and {authority} are
+            for those who fetch.
         login: words to log in with, before the others; None if it cannot.
         by_name: whether the proxy resolves the server's name.
         families: of the server, if it gives an address.
@@ -78,16 +79,25 @@ class Way:
         found = self.program == "python" or find_program(self.program)
         return None if found else self.package or self.program
 
-    def command(self, door: Door, server: str, server_port: int | str) -> Sequence[str]:
-        """The command line."""
+    def command(
+        self,
+        door: Door,
+        server: str,
+        server_port: int | str,
+        *,
+        scheme: str = "http",
+        authority: Path | None = None,
+    ) -> Sequence[str]:
+        """The command line; those who fetch get a scheme, and a file that vouches for servers."""
         program = sys.executable if self.program == "python" else find_program(self.program)
-        scheme = {Speech.HTTP: "http", Speech.SOCKS5: "socks5"}.get(self.speech, "socks4")
+        url_scheme = {Speech.HTTP: "http", Speech.SOCKS5: "socks5"}.get(self.speech, "socks4")
         words = f"{self.login or ''} {self.words}" if door.user else self.words
         bracketed = f"[{server}]" if ":" in server else server
         known = {
             "address": door.address, "host": door.host, "port": door.port, "login": door.login,
-            "user": door.user, "password": door.password, "url": door.url(scheme),
+            "user": door.user, "password": door.password, "url": door.url(url_scheme),
             "server": server, "there": f"{bracketed}:{server_port}", "server_port": server_port,
+            "scheme": scheme, "authority": authority,
         }  # fmt: skip
         return [str(program), *(word.format(**known) for word in words.split())]
 
@@ -97,23 +107,30 @@ class Way:
         return f"{name}-{self.speech}{resolving}".replace(" ", "-")
 
 
-_CURL = "-q -sS --fail --max-time 20"
+_CURL = "-q -sS --fail --max-time 20 --cacert {authority}"
 
 FETCHING = [
-    Way("curl", Speech.SOCKS4, f"{_CURL} --socks4 {{address}} http://{{there}}/one.bin",
+    Way("curl", Speech.SOCKS4, _CURL + " --socks4 {address} {scheme}://{there}/one.bin",
         by_name=False, families=IPV4),
-    Way("curl", Speech.SOCKS4A, f"{_CURL} --socks4a {{address}} http://{{there}}/one.bin",
+    Way("curl", Speech.SOCKS4A, _CURL + " --socks4a {address} {scheme}://{there}/one.bin",
         families=frozenset()),
-    Way("curl", Speech.SOCKS5, f"{_CURL} --socks5 {{address}} http://{{there}}/one.bin",
+    Way("curl", Speech.SOCKS5, _CURL + " --socks5 {address} {scheme}://{there}/one.bin",
         login="--proxy-user {login}", by_name=False),
-    Way("curl", Speech.SOCKS5, f"{_CURL} --socks5-hostname {{address}} http://{{there}}/one.bin",
+    Way("curl", Speech.SOCKS5, _CURL + " --socks5-hostname {address} {scheme}://{there}/one.bin",
         login="--proxy-user {login}"),
-    Way("curl", Speech.HTTP, f"{_CURL} --proxytunnel --proxy {{address}} http://{{there}}/one.bin",
+    Way("curl", Speech.HTTP, _CURL + " --proxytunnel --proxy {address} {scheme}://{there}/one.bin",
         login="--proxy-user {login}"),
-    Way("curl", Speech.HTTP, f"{_CURL} --proxytunnel --proxy1.0 {{address}} "
-        "http://{there}/one.bin", login="--proxy-anyauth --proxy-user {login}", families=IPV4),
+    Way("curl", Speech.HTTP, _CURL + " --proxytunnel --proxy1.0 {address} "
+        "{scheme}://{there}/one.bin", login="--proxy-anyauth --proxy-user {login}", families=IPV4),
 ]  # fmt: skip
-"""They fetch a file by HTTP, and print it."""
+"""They fetch a file by HTTP or HTTPS, and print it."""
+
+FETCHING_BY_TLS = [
+    Way("wget", Speech.HTTP, "-q -O - --timeout=10 --tries=1 --ca-certificate={authority} "
+        "-e use_proxy=yes -e https_proxy=http://{address} {scheme}://{there}/one.bin",
+        login="--proxy-user={user} --proxy-password={password}", families=IPV4),
+]  # fmt: skip
+"""They fetch a file by HTTPS alone: for HTTP they send the proxy a request that is no CONNECT."""
 
 CONNECTORS = [
     Way("nc.openbsd", Speech.SOCKS4, "-N -X 4 -x {address} {server} {server_port}", families=IPV4,
