@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 import struct
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -99,3 +100,30 @@ async def is_turned_away(
     except ConnectionError:
         return True
     return await client.is_cut_off()
+
+
+SAYING = {"socks4": socks4, "socks5": socks5, "http": http}
+GRANTED = {
+    "socks4": rb"\x00Z.{6}",
+    "socks5": rb"\x05\x00\x05\x00\x00\x01.{6}",
+    "http": rb"HTTP/1.1 200 .*\r\n\r\n",
+}
+
+
+async def reads(peer, pattern: bytes) -> bytes:
+    """Read until what has come is what a pattern wants."""
+    data = b""
+    while not re.fullmatch(pattern, data, re.DOTALL):
+        piece = await peer.receive()
+        assert piece, data
+        data += piece
+    return data
+
+
+async def rest_of(peer: Peer) -> bytes:
+    """Read up to the end, which is a reset where bytes were not read."""
+    data = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := await peer.receive():
+            data += piece
+    return data
