@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import re
@@ -28,7 +29,12 @@ async def open_door(
     settings: dict[str, Any] | None = None,
     **rest: Any,
 ) -> AsyncIterator[World]:
-    """Run a firewall with one listener; afterwards nothing may be left in it."""
+    """Run a firewall with one listener; afterwards nothing may be left in it.
+
+    A fault that the firewall has hidden from its clients, and told the loop, fails the test.
+    """
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     listener = ListenerConfig("probe", bind, kind=kind, **(settings or {}))
     config = Config([listener], limits=limits or Limits(), **rest)
     firewall = Firewall(config, filters)
@@ -40,6 +46,7 @@ async def open_door(
         for session in world.sessions:
             session.end("the test is over", at_once=True)
         await assert_nothing_left(firewall)
+        assert not faults
     finally:
         world.close_ends()
         await firewall.stop(0)
