@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from benchmarks.contenders import Contender, max_connections
+from benchmarks.measurements import MEASUREMENTS as RELAY_MEASUREMENTS
 from benchmarks.measurements import (
-    MEASUREMENTS,
     QUICK,
     WARM_CONNECTIONS,
     Measurement,
@@ -29,6 +29,10 @@ from benchmarks.measurements import (
 )
 from benchmarks.processes import BenchError, raise_file_limit
 from benchmarks.report import Result, as_json, environment, show
+from benchmarks.ways import MEASUREMENTS as WAYS_MEASUREMENTS
+
+MEASUREMENTS = (*RELAY_MEASUREMENTS, *WAYS_MEASUREMENTS)
+GROUPS = ("ways",)  # names that stand for all measurements that begin so
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -81,7 +85,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=(
-            "Measure fwproxy beside HAProxy, nginx and no proxy at all, on the loopback address. "
+            "Measure fwproxy beside HAProxy, nginx, Dante and no proxy at all, on the loopback "
+            "address. "
             "A contender that is not installed is left out and named. Nothing passes or fails: "
             "the aims are printed beside the figures."
         ),
@@ -93,9 +98,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=names,
+        choices=[*names, *GROUPS],
         metavar="NAME",
-        help="only this measurement; may be given several times",
+        help="only this measurement, or ways for all of theirs; may be given several times",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there, too")
     return parser.parse_args()
@@ -120,7 +125,7 @@ def settings_of(options: argparse.Namespace, progress: Progress) -> Settings:
     if settings.idle > most:
         progress.say(f"idle: {most} connections, more the limit of open files does not allow")
         settings = replace(settings, idle=most)
-    return settings
+    return replace(settings, connects=min(settings.connects, most))
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -135,7 +140,8 @@ def main() -> int:
     for each in SIGNALS:
         signal.signal(each, interrupt)
     progress = Progress()
-    chosen = [m for m in MEASUREMENTS if not options.only or m.name in options.only]
+    wanted = options.only or [each.name for each in MEASUREMENTS]
+    chosen = [m for m in MEASUREMENTS if {m.name, m.name.partition("-")[0]} & set(wanted)]
     results: list[Result] = []
     interrupted = False
     settings = settings_of(options, progress)

@@ -1,0 +1,132 @@
+"""Clients that ask a proxy for their server: ``python -m benchmarks.ways_loads KIND KEY=VALUE...``.
+
+KIND is ``hold`` or ``latency``; the keys are ``speech`` (``tcp``, ``socks5`` or ``http``), ``port``
+(the proxy's) and ``server`` (the port of an echo server). With ``tcp`` nobody is asked: the proxy
+has one server.
+
+``hold`` opens N more connections for each line N of standard input, and keeps all of them open.
+``latency`` opens ``total`` connections by the proxy and as many to the server itself, in turns, one
+at a time; a connection takes from the first SYN to the first byte that has come back.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+HOST = "127.0.0.1"
+TIMEOUT = 30.0
+MICROSECONDS = 1e6
+
+
+class LoadError(Exception):
+    """The other side did not do what it should."""
+
+
+def receive(sock: socket.socket, size: int) -> bytes:
+    data = sock.recv(size)
+    while len(data) < size:
+        more = sock.recv(size - len(data))
+        if not more:
+            raise LoadError(f"closed after {data!r}")
+        data += more
+    return data
+
+
+def ask_nobody(sock: socket.socket, server: int) -> None:
+    """Say nothing: the proxy knows the server."""
+
+
+def ask_by_socks5(sock: socket.socket, server: int) -> None:
+    """Ask as clients do: offer to come without login, and wait for the answer to that."""
+    sock.sendall(b"\5\1\0")
+    if receive(sock, 2) != b"\5\0":
+        raise LoadError("a login is wanted")
+    request = b"\5\1\0\1" + socket.inet_aton(HOST) + server.to_bytes(2, "big")
+    sock.sendall(request)
+    if (reply := receive(sock, 10))[1]:
+        raise LoadError(f"refused: {reply!r}")
+
+
+def ask_by_http(sock: socket.socket, server: int) -> None:
+    target = b"%b:%d" % (HOST.encode(), server)
+    sock.sendall(b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (target, target))
+    reply = b""
+    while not reply.endswith(b"\r\n\r\n"):  # nothing follows: the server waits to be asked
+        more = sock.recv(4096)
+        if not more:
+            raise LoadError(f"closed after {reply!r}")
+        reply += more
+    if not reply.startswith(b"HTTP/1.1 200 "):
+        raise LoadError(f"refused: {reply!r}")
+
+
+SPEECHES: dict[str, Callable[[socket.socket, int], None]] = {
+    "tcp": ask_nobody,
+    "socks5": ask_by_socks5,
+    "http": ask_by_http,
+}
+
+
+def reach(port: int, speech: str, server: int) -> socket.socket:
+    """Connect, ask, and be answered by the server."""
+    sock = socket.socket()
+    sock.settimeout(TIMEOUT)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.connect((HOST, port))
+    SPEECHES[speech](sock, server)
+    sock.sendall(b"x")
+    if receive(sock, 1) != b"x":
+        raise LoadError("a wrong answer")
+    return sock
+
+
+def seconds_to_reach(port: int, speech: str, server: int) -> float:
+    started = time.perf_counter()
+    sock = reach(port, speech, server)
+    taken = time.perf_counter() - started
+    sock.close()
+    return taken
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def latency(port: int, speech: str, server: int, total: int) -> dict[str, float]:
+    """What the proxy adds to a connection: the quantiles by it, less those without it."""
+    by_proxy, directly = [], []
+    for _ in range(total):
+        directly.append(seconds_to_reach(server, "tcp", server))
+        by_proxy.append(seconds_to_reach(port, speech, server))
+    return {
+        name: (quantile(by_proxy, share) - quantile(directly, share)) * MICROSECONDS
+        for name, share in (("p50", 0.5), ("p99", 0.99))
+    }
+
+
+def hold(port: int, speech: str, server: int) -> None:
+    kept: list[socket.socket] = []
+    for line in sys.stdin:
+        kept += [reach(port, speech, server) for _ in range(int(line))]
+        print(json.dumps({"open": len(kept)}), flush=True)
+
+
+def main() -> None:
+    kind, *words = sys.argv[1:]
+    given = dict(word.split("=") for word in words)
+    port, speech, server = int(given["port"]), given["speech"], int(given["server"])
+    try:
+        if kind == "hold":
+            hold(port, speech, server)
+        else:
+            print(json.dumps(latency(port, speech, server, int(given["total"]))), flush=True)
+    except (LoadError, OSError) as error:
+        print(json.dumps({"error": str(error) or type(error).__name__}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
