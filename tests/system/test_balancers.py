@@ -16,6 +16,7 @@ from .namespaces import Network, Side, reach
 from .processes import find_program
 from .proxy import Listener, running_proxy, wait_until
 from .terms import Mode, Target
+from .ways import shows
 
 BALANCER_PORT, LISTENER_PORT, WEB_PORT = 9021, 2121, 8080
 
@@ -64,6 +65,7 @@ def haproxy(
         yield
 
 
+@shows("behind HAProxy", "FTP", "curl")
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("version", ["send-proxy", "send-proxy-v2"])
 def test_ftp_behind_haproxy(
@@ -99,6 +101,7 @@ def reach_through(net: Network, host: str, port: int) -> str:
     return net.run(Side.CLIENT, [sys.executable, "-c", HEAR, host, str(port)])
 
 
+@shows("forward", "HTTP", "curl")
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_web_server_behind_haproxy(net: Network, tmp_path: Path, version: int) -> None:
     if lack := Curl.missing():

@@ -13,7 +13,7 @@ from . import sshd
 from .namespaces import Side
 from .place import Place, doors
 from .sshd import Shell, running_sshd
-from .ways import CONNECTORS, Way
+from .ways import CONNECTORS, Way, shown
 
 WAYS = [way for way in CONNECTORS if way.program != "python"]
 LINES = 4096
@@ -30,7 +30,7 @@ def shell(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sh
         yield made
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("way", shown(WAYS, "SSH", by="ssh by "))
 def test_ssh_by_a_connector(place: Place, shell: Shell, way: Way) -> None:
     """It logs in, the server sees the proxy as its client, and many bytes go there and back."""
     if lack := way.missing():

@@ -21,6 +21,7 @@ from .namespaces import Network, Side, network
 from .processes import find_program
 from .proxy import Listener, Proxy, running_proxy
 from .terms import Family, Mode
+from .ways import shows
 
 WHO = Path(__file__).parent / "programs" / "who.py"
 ANY: dict[Family, str] = {4: "0.0.0.0", 6: "::"}
@@ -82,7 +83,13 @@ def ask(net: Network, transport: str, host: str, count: int = 1) -> list[list[st
 
 @pytest.mark.parametrize("source", ["proxy", "client"])
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("transport", ["tcp", "udp"])
+@pytest.mark.parametrize(
+    "transport",
+    [
+        pytest.param("tcp", marks=shows("tproxy", "TCP", "any program")),
+        pytest.param("udp", marks=shows("tproxy", "UDP", "any program")),
+    ],
+)
 def test_the_server_sees_whom_it_is_meant_to(
     routed: Network, transport: str, family: Family, source: Seen
 ) -> None:
@@ -99,6 +106,7 @@ def test_the_server_sees_whom_it_is_meant_to(
             assert closed[0]["protocol"] == "tcp"
 
 
+@shows("tproxy", "FTP")
 @pytest.mark.parametrize(
     ("client_kind", "mode", "family", "source"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,9 @@ from .matrix import Samples, Workspace, exercise_briefly
 from .namespaces import Side, reach
 from .place import FAMILIES, HTTP_PORT, HTTPS_PORT, PROGRAMS, USER, WHO_PORT, Place, doors
 from .processes import find_program
+from .proxy import Listener, running_proxy
 from .terms import Family, Mode, Target
-from .ways import CONNECTORS, FETCHING, FETCHING_BY_TLS, LIBRARIES, Door, Speech, Way
+from .ways import CONNECTORS, FETCHING, FETCHING_BY_TLS, LIBRARIES, Door, Speech, Way, shown, shows
 
 
 def fetch(place: Place, way: Way, door: Door, server: str, scheme: str = "http") -> bytes:
@@ -31,14 +33,14 @@ def fetch(place: Place, way: Way, door: Door, server: str, scheme: str = "http")
     return bytes.fromhex(said)
 
 
-@pytest.mark.parametrize("way", FETCHING, ids=str)
+@pytest.mark.parametrize("way", shown(FETCHING, "HTTP"))
 def test_fetching_by_http(place: Place, samples: Samples, way: Way) -> None:
     for door in doors(way, place):
         for server in place.servers(way):
             assert fetch(place, way, door, server) == samples.content("one.bin")
 
 
-@pytest.mark.parametrize("way", [*FETCHING, *FETCHING_BY_TLS], ids=str)
+@pytest.mark.parametrize("way", shown([*FETCHING, *FETCHING_BY_TLS], "HTTPS"))
 def test_fetching_by_https(place: Place, samples: Samples, way: Way) -> None:
     """Client and server speak TLS with each other, and nobody in between."""
     for door in doors(way, place):
@@ -56,7 +58,10 @@ def fetch_by_aiohttp(place: Place, door: Door, scheme: str) -> bytes:
     return bytes.fromhex(place.net.run(Side.CLIENT, [*command, *server]))
 
 
-@pytest.mark.parametrize("speech", [Speech.SOCKS4, Speech.SOCKS5, Speech.HTTP])
+@pytest.mark.parametrize(
+    "speech",
+    [pytest.param(speech, marks=shows(speech, "HTTP", "aiohttp-socks")) for speech in SCHEMES],
+)
 def test_fetching_by_aiohttp(place: Place, samples: Samples, speech: Speech) -> None:
     name = "http" if speech is Speech.HTTP else "socks"
     found = [place.door(name)] + (
@@ -66,7 +71,7 @@ def test_fetching_by_aiohttp(place: Place, samples: Samples, speech: Speech) -> 
         assert fetch_by_aiohttp(place, door, SCHEMES[speech]) == samples.content("one.bin")
 
 
-@pytest.mark.parametrize("way", CONNECTORS, ids=str)
+@pytest.mark.parametrize("way", shown(CONNECTORS, "TCP"))
 def test_connectors(place: Place, way: Way) -> None:
     for door in doors(way, place):
         for server in place.servers(way):
@@ -177,20 +182,23 @@ def exercise_ftp(
 
 
 CURLS = {
-    "socks4": ("--socks4", "socks"),
-    "socks4a": ("--socks4a", "socks"),
-    "socks5": ("--socks5", "socks"),
-    "socks5h": ("--socks5-hostname", "mixed"),
-    "http": ("--proxytunnel --proxy", "http"),
+    "socks4": (Speech.SOCKS4, "--socks4", "socks"),
+    "socks4a": (Speech.SOCKS4A, "--socks4a", "socks"),
+    "socks5": (Speech.SOCKS5, "--socks5", "socks"),
+    "socks5h": (Speech.SOCKS5, "--socks5-hostname", "mixed"),
+    "http": (Speech.HTTP, "--proxytunnel --proxy", "http"),
 }
 
 
 @pytest.mark.parametrize("mode", list(Mode))
-@pytest.mark.parametrize("speech", CURLS)
+@pytest.mark.parametrize(
+    "speech",
+    [pytest.param(key, marks=shows(way, "FTP", "curl")) for key, (way, _, _) in CURLS.items()],
+)
 def test_ftp_by_curl(
     place: Place, ftp_server: str, workspace: Workspace, speech: str, mode: Mode
 ) -> None:
-    words, listener = CURLS[speech]
+    _, words, listener = CURLS[speech]
     door = place.door(listener, user=listener == "mixed")
     login = ("--proxy-user", door.login) if door.user else ()
     client = CurlByProxy(
@@ -202,6 +210,7 @@ def test_ftp_by_curl(
     exercise_ftp(place, client, workspace, listener, server)
 
 
+@shows(Speech.HTTP, "FTP", "lftp")
 @pytest.mark.parametrize("listener", ["http", "mixed"])
 def test_ftp_by_lftp(place: Place, ftp_server: str, workspace: Workspace, listener: str) -> None:
     if lack := Lftp.missing():
@@ -212,7 +221,13 @@ def test_ftp_by_lftp(place: Place, ftp_server: str, workspace: Workspace, listen
     exercise_ftp(place, client, workspace, listener, place.net.server_name(4))
 
 
-@pytest.mark.parametrize("kind", ["socks4", "socks5", "http"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=shows(speech, "FTP", "{client} by proxychains4"))
+        for speech, kind in SCHEMES.items()
+    ],
+)
 @pytest.mark.parametrize("client_kind", [Curl, Wget, LftpByProxy])
 def test_ftp_by_proxychains(
     place: Place,
@@ -246,6 +261,7 @@ def socksify(place: Place, tmp_path: Path) -> tuple[str, ...]:
     return ("env", f"SOCKS_CONF={configuration}", "socksify")
 
 
+@shows(Speech.SOCKS5, "FTP", "{client} by socksify")
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("client_kind", [Tnftp, Curl])
 def test_ftp_by_socksify(
@@ -270,6 +286,7 @@ def test_ftp_by_socksify(
 # UDP ASSOCIATE.
 
 
+@shows(Speech.SOCKS5, "UDP", "any program by socksify")
 def test_udp_by_socksify(place: Place, socksify: tuple[str, ...]) -> None:
     host = place.net.address(Side.SERVER)
     command = [
@@ -287,6 +304,7 @@ def test_udp_by_socksify(place: Place, socksify: tuple[str, ...]) -> None:
     assert [(line[0], line[2]) for line in lines] == [(peer, "0"), (peer, "1"), (peer, "2")]
 
 
+@shows(Speech.SOCKS5, "UDP", "PySocks")
 @pytest.mark.parametrize("user", [False, True])
 def test_udp_by_pysocks(place: Place, user: bool) -> None:  # noqa: FBT001 - a case
     door = place.door("mixed" if user else "socks", user=user)
@@ -306,6 +324,7 @@ def name_server(place: Place) -> Iterator[str]:
         yield host
 
 
+@shows(Speech.SOCKS5, "DNS", "drill by socksify")
 def test_names_by_socksify_and_drill(
     place: Place, name_server: str, socksify: tuple[str, ...]
 ) -> None:
@@ -315,6 +334,7 @@ def test_names_by_socksify_and_drill(
     assert place.net.run(Side.CLIENT, drill).split() == ["203.0.113.5"]
 
 
+@shows(Speech.SOCKS5, "DNS", "dig by PySocks")
 @pytest.mark.parametrize("user", [False, True])
 def test_names_by_dig(place: Place, name_server: str, user: bool) -> None:  # noqa: FBT001 - a case
     """Not by socksify: dig sends with sendmmsg(2), and Dante's library only stands before others.
@@ -333,3 +353,21 @@ def test_names_by_dig(place: Place, name_server: str, user: bool) -> None:  # no
         assert place.net.run(Side.CLIENT, by_relay).split() == ["203.0.113.5"]
     with pytest.raises(AssertionError, match="no servers could be reached"):
         place.net.run(Side.CLIENT, [*dig, f"@{name_server}"])
+
+
+@shows("forward", "DNS", "dig")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_by_a_forward_listener(place: Place, name_server: str, family: Family) -> None:
+    if find_program("dig") is None:
+        pytest.skip("package missing: bind9-dnsutils")
+    here = place.net.proxy_address(Side.CLIENT, family)
+    dig = ["dig", "+short", "+tries=1", "+time=2", f"@{here}", "a.example.org", "A"]
+    with pytest.raises(AssertionError, match="no servers could be reached"):
+        place.net.run(Side.CLIENT, dig)
+    listener = Listener("names", here, Target(name_server, 53, "", ""), port=53, protocol="udp")
+    with running_proxy([listener], namespace=place.net.namespace(Side.PROXY)) as proxy:
+        assert place.net.run(Side.CLIENT, dig).split() == ["203.0.113.5"]
+        proxy.send(signal.SIGTERM)  # which ends the session of the datagrams
+        assert proxy.exit_code() == 0
+        (closed,) = proxy.logged("connection closed")
+        assert closed["server"] == f"{name_server}:53"

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
+import pytest
+from _pytest.mark import ParameterSet
 
 from .processes import find_program
 from .terms import BOTH_FAMILIES, IPV4, Family
@@ -25,6 +27,26 @@ class Speech(enum.StrEnum):
     SOCKS4A = "SOCKS 4a"
     SOCKS5 = "SOCKS 5"
     HTTP = "HTTP"
+
+
+NAMES = {"nc.openbsd": "nc (OpenBSD)", "connect": "connect-proxy", "pysocks": "PySocks"}
+
+
+def shows(way: str, protocol: str, client: str = "") -> pytest.MarkDecorator:
+    """Mark what proves that a client reaches servers of a protocol by a way in.
+
+    The table in README.md is made of these (tests/shown.py). Without a client it is that of the
+    parameter `case`, `combination` or `client_kind`.
+    """
+    return pytest.mark.shows(way=way, protocol=protocol, client=client)
+
+
+def shown(ways: Sequence[Way], protocol: str, by: str = "") -> list[ParameterSet]:
+    """The parameters of a test that shows each of these ways."""
+    return [
+        pytest.param(way, id=str(way), marks=shows(way.speech, protocol, f"{by}{way.client}"))
+        for way in ways
+    ]
 
 
 @attrs.frozen
@@ -100,6 +122,12 @@ class Way:
             "scheme": scheme, "authority": authority,
         }  # fmt: skip
         return [str(program), *(word.format(**known) for word in words.split())]
+
+    @property
+    def client(self) -> str:
+        """What people call the program, or the library."""
+        name = self.words.split()[1] if self.program == "python" else self.program
+        return NAMES.get(name, name)
 
     def __str__(self) -> str:
         name = Path(self.words.split()[1]).stem if self.program == "python" else self.program
