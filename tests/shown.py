@@ -18,6 +18,7 @@ WAYS = {
     "forward": "`forward`",
     "published": "the same, published",
     "gateway": "`gateway`",
+    "gateway with users": "the same, with users",
     "redirect": "`redirect`",
     "tproxy": "`tproxy`",
     "SOCKS 4": "SOCKS 4",

@@ -79,6 +79,20 @@ async def test_rules_know_who_has_logged_in_by_http(tmp_path):
             assert (await client.receive()).startswith(b"HTTP/1.1 %d " % status)
 
 
+async def test_where_nobody_can_log_in_rules_for_users_allow_nobody():
+    async with open_door(ListenerKind.MIXED, rules=RULES[:1]) as world:
+        client = await world.connect()
+        await client.send(b"\5\1\0")
+        assert await client.read(2) == b"\5\0"
+        assert await request(world, client) == 2
+        client = await world.connect()
+        await client.send(http(world.upstream.address, basic("anna", "secret")))
+        assert (await client.receive()).startswith(b"HTTP/1.1 403 ")
+        client = await world.connect()
+        await client.send(socks4(world.upstream.address).replace(b"me", b"anna"))
+        assert (await client.read_all())[:2] == b"\0\x5b", "a name that SOCKS 4 has no password for"
+
+
 @pytest.mark.parametrize(
     ("user", "password"), [("anna", ""), ("anna", "Secret"), ("", ""), ("carl", "secret")]
 )
