@@ -255,8 +255,11 @@ def socksify(place: Place, tmp_path: Path) -> tuple[str, ...]:
     """The command that puts Dante's client library before a program's own sockets."""
     if find_program("socksify") is None:
         pytest.skip("package missing: dante-client")
-    door = place.door("socks")
-    configuration = tmp_path / "socks.conf"
+    return by_dante(place.door("socks"), tmp_path)
+
+
+def by_dante(door: Door, directory: Path) -> tuple[str, ...]:
+    configuration = directory / "socks.conf"
     configuration.write_text(DANTE.format(host=door.host, port=door.port, method="none"))
     return ("env", f"SOCKS_CONF={configuration}", "socksify")
 
@@ -281,6 +284,40 @@ def test_ftp_by_socksify(
         here = place.net.proxy_address(Side.SERVER)
         assert bound, "no address in any PORT or EPRT"
         assert {line["client"].rpartition(":")[0] for line in bound} == {here}
+
+
+# The same without a login, where users have to log in.
+
+
+def locked_out(place: Place, tool: str, directory: Path) -> Client:
+    """A client that comes to the listener with users, and does not know of them."""
+    door, namespace = place.door("mixed"), place.net.namespace(Side.CLIENT)
+    if tool == "lftp":
+        settings = f"set ftp:proxy {door.url('http')}\nset ftp:use-hftp no\n"
+        return LftpByProxy(namespace=namespace, home={".lftprc": settings})
+    if tool == "curl":
+        return CurlByProxy(namespace=namespace, proxy=("--socks5-hostname", door.address))
+    if tool == "socksify":
+        return Curl(namespace=namespace, wrapper=by_dante(door, directory))
+    chain = directory / "chain"
+    chain.write_text(CHAIN.format(kind=tool.partition("-")[2], **attrs.asdict(door)))
+    return Curl(namespace=namespace, wrapper=("proxychains4", "-q", "-f", str(chain)))
+
+
+@pytest.mark.parametrize(
+    "tool",
+    ["curl", "lftp", "socksify", "proxychains4-socks4", "proxychains4-socks5", "proxychains4-http"],
+)
+def test_no_ftp_without_a_login(place: Place, ftp_server: str, tmp_path: Path, tool: str) -> None:
+    program = tool.partition("-")[0]
+    if find_program(program) is None:
+        pytest.skip(f"package missing: {'dante-client' if program == 'socksify' else program}")
+    client, start = locked_out(place, tool, tmp_path), len(place.proxy.lines())
+    target = Target(ftp_server, 21, *VSFTPD.credentials())
+    with pytest.raises(AssertionError):
+        client.fetch(target, "one.bin", tmp_path / "one.bin")
+    assert place.proxy.await_log("client turned away", start, listener="mixed")
+    assert not place.proxy.logged("connection closed", start)
 
 
 # UDP ASSOCIATE.
