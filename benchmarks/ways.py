@@ -6,7 +6,7 @@ same of fwproxy stands beside it.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from textwrap import dedent
@@ -31,7 +31,7 @@ from benchmarks.measurements import (
     Stage,
     spending,
 )
-from benchmarks.processes import ROOT, Helper, helper
+from benchmarks.processes import ROOT, helper
 
 MICROSECONDS = 1e6
 OWN_HOST = "127.0.0.9"
@@ -104,17 +104,12 @@ CONTENDERS = tuple(each.contender for each in SPEAKERS)
 _SPEECHES = {each.contender.name: each.speech for each in SPEAKERS}
 
 
-def load(
-    stage: Stage, contender: Contender, way: Way, kind: str, **more: int
-) -> AbstractContextManager[Helper]:
-    """Clients that reach the echo server by the contender."""
-    known = {"speech": _SPEECHES[contender.name], "port": way.port, "server": stage.server("echo")}
-    return helper("ways_loads", kind, *(f"{key}={it}" for key, it in (known | more).items()))
-
-
 def memory(stage: Stage, contender: Contender) -> Sample:
-    total = stage.settings.connects
-    with stage.way(contender, "echo") as way, load(stage, contender, way, "hold") as clients:
+    total, server = stage.settings.connects, stage.server("echo")
+    with (
+        stage.way(contender, "echo") as way,
+        helper("ways_loads", "hold", server, spoken(contender, way)) as clients,
+    ):
         assert way.proxy is not None
         clients.ask(str(WARM_CONNECTIONS))
         clients.answer()
@@ -126,14 +121,41 @@ def memory(stage: Stage, contender: Contender) -> Sample:
     return {"rss": spent.used.rss / total / 1000, "pss": shared / total / 1000}
 
 
-def latency(stage: Stage, contender: Contender) -> Sample:
-    total = stage.settings.handshakes
-    with stage.way(contender, "echo") as way:
-        with load(stage, contender, way, "latency", total=WARM_CONNECTIONS) as clients:
-            clients.answer()
-        with spending(way) as spent, load(stage, contender, way, "latency", total=total) as clients:
-            figures = clients.answer()
-    return {**figures, **spent.cpu("cpu", MICROSECONDS / total)}
+def spoken(contender: Contender, way: Way) -> str:
+    return f"{_SPEECHES[contender.name]}:{way.port}"
+
+
+class Turns:
+    """Rounds in which all contenders take turns, so that nothing disturbs one more than another."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, list[Sample]] = {}
+
+    def sample(self, stage: Stage, contender: Contender) -> Sample:
+        """Play a round when the last one's sample of this contender has been taken."""
+        if not self._samples.get(contender.name):
+            self._samples = {name: [it] for name, it in self._play(stage).items()}
+        return self._samples[contender.name].pop()
+
+    @staticmethod
+    def _play(stage: Stage) -> dict[str, Sample]:
+        total, server = stage.settings.handshakes, stage.server("echo")
+        present = [each for each in CONTENDERS if each.missing() is None]
+        with ExitStack() as stack:
+            ways = [stack.enter_context(stage.way(each, "echo")) for each in present]
+            words = [spoken(each, way) for each, way in zip(present, ways, strict=True)]
+            with helper("ways_loads", "latency", server, WARM_CONNECTIONS, *words) as clients:
+                clients.answer()
+            spent = [stack.enter_context(spending(way)) for way in ways]
+            with helper("ways_loads", "latency", server, total, *words) as clients:
+                found = clients.answer()
+        return {
+            each.name: {
+                **{name: found[f"{way.port} {name}"] for name in ("p50", "p99")},
+                **cost.cpu("cpu", MICROSECONDS / total),
+            }
+            for each, way, cost in zip(present, ways, spent, strict=True)
+        }
 
 
 MEASUREMENTS = (
@@ -161,6 +183,6 @@ MEASUREMENTS = (
             Figure("p99", "µs, 99th percentile", 0),
             Figure("cpu", "CPU µs per connection", 0),
         ),
-        latency,
+        Turns().sample,
     ),
 )

@@ -1,12 +1,13 @@
-"""Clients that ask a proxy for their server: ``python -m benchmarks.ways_loads KIND KEY=VALUE...``.
+"""Clients that ask a proxy for their server: ``python -m benchmarks.ways_loads KIND SERVER ...``.
 
-KIND is ``hold`` or ``latency``; the keys are ``speech`` (``tcp``, ``socks5`` or ``http``), ``port``
-(the proxy's) and ``server`` (the port of an echo server). With ``tcp`` nobody is asked: the proxy
-has one server.
+SERVER is the port of an echo server, and a WAY is ``SPEECH:PORT``: what to say to the proxy at that
+port. With ``tcp`` that is nothing, because the proxy has one server; the others are ``socks5`` and
+``http``.
 
-``hold`` opens N more connections for each line N of standard input, and keeps all of them open.
-``latency`` opens ``total`` connections by the proxy and as many to the server itself, in turns, one
-at a time; a connection takes from the first SYN to the first byte that has come back.
+``hold SERVER WAY`` opens N more connections for each line N of standard input, and keeps all of
+them open. ``latency SERVER TOTAL WAY...`` opens so many connections by each way and to the server
+itself, in turns, one at a time; a connection takes from the first SYN to the first byte that has
+come back. What else the machine does meanwhile hits all of them alike.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 HOST = "127.0.0.1"
 TIMEOUT = 30.0
@@ -71,59 +73,72 @@ SPEECHES: dict[str, Callable[[socket.socket, int], None]] = {
 }
 
 
-def reach(port: int, speech: str, server: int) -> socket.socket:
-    """Connect, ask, and be answered by the server."""
-    sock = socket.socket()
-    sock.settimeout(TIMEOUT)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.connect((HOST, port))
-    SPEECHES[speech](sock, server)
-    sock.sendall(b"x")
-    if receive(sock, 1) != b"x":
-        raise LoadError("a wrong answer")
-    return sock
+@dataclass(frozen=True)
+class Way:
+    """A way to a server."""
 
+    speech: str
+    port: int
 
-def seconds_to_reach(port: int, speech: str, server: int) -> float:
-    started = time.perf_counter()
-    sock = reach(port, speech, server)
-    taken = time.perf_counter() - started
-    sock.close()
-    return taken
+    @classmethod
+    def parse(cls, text: str) -> Way:
+        speech, _, port = text.partition(":")
+        return cls(speech, int(port))
+
+    def reach(self, server: int) -> socket.socket:
+        """Connect, ask, and be answered by the server."""
+        sock = socket.socket()
+        sock.settimeout(TIMEOUT)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.connect((HOST, self.port))
+        SPEECHES[self.speech](sock, server)
+        sock.sendall(b"x")
+        if receive(sock, 1) != b"x":
+            raise LoadError("a wrong answer")
+        return sock
+
+    def seconds_to_reach(self, server: int) -> float:
+        started = time.perf_counter()
+        sock = self.reach(server)
+        taken = time.perf_counter() - started
+        sock.close()
+        return taken
 
 
 def quantile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-def latency(port: int, speech: str, server: int, total: int) -> dict[str, float]:
-    """What the proxy adds to a connection: the quantiles by it, less those without it."""
-    by_proxy, directly = [], []
+def latency(server: int, total: int, ways: Sequence[Way]) -> dict[str, float]:
+    """What each way adds to a connection: its quantiles, less those without a proxy."""
+    all_ways = [Way("tcp", server), *ways]
+    taken: list[list[float]] = [[] for _ in all_ways]
     for _ in range(total):
-        directly.append(seconds_to_reach(server, "tcp", server))
-        by_proxy.append(seconds_to_reach(port, speech, server))
+        for way, times in zip(all_ways, taken, strict=True):
+            times.append(way.seconds_to_reach(server))
+    directly, *by_proxy = taken
     return {
-        name: (quantile(by_proxy, share) - quantile(directly, share)) * MICROSECONDS
+        f"{way.port} {name}": (quantile(times, share) - quantile(directly, share)) * MICROSECONDS
+        for way, times in zip(ways, by_proxy, strict=True)
         for name, share in (("p50", 0.5), ("p99", 0.99))
     }
 
 
-def hold(port: int, speech: str, server: int) -> None:
+def hold(server: int, way: Way) -> None:
     kept: list[socket.socket] = []
     for line in sys.stdin:
-        kept += [reach(port, speech, server) for _ in range(int(line))]
+        kept += [way.reach(server) for _ in range(int(line))]
         print(json.dumps({"open": len(kept)}), flush=True)
 
 
 def main() -> None:
-    kind, *words = sys.argv[1:]
-    given = dict(word.split("=") for word in words)
-    port, speech, server = int(given["port"]), given["speech"], int(given["server"])
+    kind, server, *words = sys.argv[1:]
     try:
         if kind == "hold":
-            hold(port, speech, server)
+            hold(int(server), Way.parse(words[0]))
         else:
-            print(json.dumps(latency(port, speech, server, int(given["total"]))), flush=True)
+            ways = [Way.parse(word) for word in words[1:]]
+            print(json.dumps(latency(int(server), int(words[0]), ways)), flush=True)
     except (LoadError, OSError) as error:
         print(json.dumps({"error": str(error) or type(error).__name__}), flush=True)
 
