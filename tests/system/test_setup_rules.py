@@ -107,7 +107,7 @@ def test_applying_and_undoing_may_be_repeated(router: Network, configuration: Pa
 @contextlib.contextmanager
 def redirecting(family: Family) -> Iterator[Network]:
     """A network whose clients send everything to the proxy's host, with its rules applied."""
-    listener = Listener("ftp", ANY[family], kind="redirect", port=2121)
+    listener = Listener("any", ANY[family], kind="redirect", port=2121, protocol=None)
     with network() as net:
         net.add_default_route()
         with running_proxy([listener], RULES, namespace=net.namespace(Side.PROXY)) as proxy:
@@ -116,6 +116,9 @@ def redirecting(family: Family) -> Iterator[Network]:
             options = ["--interface", str(Side.CLIENT)]
             setup_rules(net, proxy.configuration, *options, "--apply")
             yield net
+            # The listener is for every port, and has found the protocol by the server's.
+            assert proxy.logged("connection closed", protocol="ftp", path="user")
+            assert proxy.logged("connection closed", protocol="ftp-data", path="splice")
             setup_rules(net, proxy.configuration, "--undo")
             assert reach(net, Side.CLIENT, server, 21) != "connected"
             proxy.finish()
