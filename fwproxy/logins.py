@@ -23,7 +23,7 @@ from fwproxy import users
 from fwproxy.config import Limits
 from fwproxy.errors import ConfigError
 from fwproxy.quotas import client_of
-from fwproxy.users import PasswordHash
+from fwproxy.users import AnyHash, PasswordHash
 
 MAX_REMEMBERED = 10_000
 """Clients that have guessed, and logins that were right, each."""
@@ -158,11 +158,10 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
-def _like(hashes: Iterable[PasswordHash]) -> PasswordHash:
+def _like(hashes: Iterable[AnyHash]) -> AnyHash:
     """Make a hash of nothing that costs as much as the dearest one."""
-    dearest = max(hashes, key=lambda each: each.memory * each.parallel, default=None)
+    dearest = max(hashes, key=lambda each: each.work, default=None)
     if dearest is None:
-        costs = users.COST_LOG2, users.BLOCK_SIZE, users.PARALLEL
-    else:
-        costs = dearest.cost_log2, dearest.block_size, dearest.parallel
-    return PasswordHash(*costs, secrets.token_bytes(users.SALT_SIZE), bytes(users.HASH_SIZE))
+        salt, digest = secrets.token_bytes(users.SALT_SIZE), bytes(users.HASH_SIZE)
+        return PasswordHash(users.COST_LOG2, users.BLOCK_SIZE, users.PARALLEL, salt, digest)
+    return dearest.like()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import argon2
 import pytest
 import structlog
 from doors import basic, http, login, open_door, read_reply, socks4, spelled
@@ -203,6 +204,16 @@ async def test_a_changed_file_is_noticed_at_once(tmp_path):
         assert (await answer_to(world, "anna", "changed"))[0] == RIGHT
         (tmp_path / "users").write_text("anna:secret\n")
         assert (await answer_to(world, "anna", "changed"))[0] == RIGHT, "the former ones hold"
+
+
+async def test_a_password_that_argon2_has_hashed(tmp_path):
+    async with open_to_users(tmp_path) as world:
+        made = argon2.PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash("elsewhere")
+        with (tmp_path / "users").open("a") as file:
+            file.write(f"carl:{made}\n")
+        assert (await answer_to(world, "carl", "elsewhere"))[0] == RIGHT
+        assert (await answer_to(world, "carl", "guess"))[0] == WRONG
+        assert (await answer_to(world, "anna", "secret"))[0] == RIGHT
 
 
 async def test_a_client_that_leaves_during_the_check_leaves_nothing(tmp_path):
