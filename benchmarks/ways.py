@@ -14,7 +14,6 @@ from textwrap import dedent
 from benchmarks.contenders import (
     FWPROXY,
     HAPROXY,
-    HOST,
     Contender,
     Task,
     Way,
@@ -31,7 +30,7 @@ from benchmarks.measurements import (
     Stage,
     spending,
 )
-from benchmarks.processes import ROOT, helper
+from benchmarks.processes import HOST, ROOT, helper
 
 MICROSECONDS = 1e6
 OWN_HOST = "127.0.0.9"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ftp_ends import FILE, FtpClient, FtpWorld, open_ftp
+from ftp_dialogue import FILE
+from ftp_ends import FtpClient, FtpWorld, open_ftp
 from rig import Peer, eventually, make_filter
 
 from fwproxy import Config, DataFilter, Endpoint, Firewall, ListenerConfig, ListenerKind, users
