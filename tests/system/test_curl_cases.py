@@ -2,7 +2,7 @@
 
 There curl is tested with a scripted proxy; here the proxy is, with curl. The number in front of a
 case is that of curl's test. Left out are those where no proxy is asked (704, 705, 716, 728: curl
-gives up by itself) and FTP by SOCKS (706, 707, 711 to 713), which test_ways_in.py has.
+gives up by itself) and FTP by SOCKS (706, 707, 711 to 713), which test_ftp_ways_in.py has.
 """
 
 from __future__ import annotations

@@ -135,6 +135,9 @@ class Way:
         return f"{name}-{self.speech}{resolving}".replace(" ", "-")
 
 
+SCHEMES = {Speech.SOCKS4: "socks4", Speech.SOCKS5: "socks5", Speech.HTTP: "http"}
+"""What they are called in URLs, and by proxychains4."""
+
 _CURL = "-q -sS --fail --max-time 20 --cacert {authority}"
 
 FETCHING = [
@@ -191,3 +194,21 @@ CONNECTORS = [
         families=IPV4, login=""),
 ]  # fmt: skip
 """They say what they are told, and print the answer; ssh uses such as ProxyCommand."""
+
+
+DANTE = """
+route {{
+    from: 0.0.0.0/0 to: 0.0.0.0/0 via: {host} port = {port}
+    proxyprotocol: socks_v5
+    method: {method}
+    protocol: tcp udp
+    command: bind connect udpassociate
+}}
+"""
+
+
+def by_dante(door: Door, directory: Path) -> tuple[str, ...]:
+    """The command that puts Dante's client library before a program's own sockets."""
+    configuration = directory / "socks.conf"
+    configuration.write_text(DANTE.format(host=door.host, port=door.port, method="none"))
+    return ("env", f"SOCKS_CONF={configuration}", "socksify")
