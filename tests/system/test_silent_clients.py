@@ -25,7 +25,7 @@ KINDS = ("socks", "http", "mixed")
 COUNT, SOURCES = 10_000, 50
 SHARE = 400
 """Of one address at a time."""
-TIMEOUT = 6.0
+TIMEOUT = 8.0
 """Seconds for a handshake: enough for all of them to come meanwhile."""
 SHORT_TIMEOUT = 2.0
 EARLINESS, LATENESS = 1.0, 3.0

@@ -156,6 +156,7 @@ FETCHING = [
 ]  # fmt: skip
 """They fetch a file by HTTP or HTTPS, and print it."""
 
+# wget leaves out the brackets of an IPv6 address (`CONNECT ::1:8443`), which nobody can tell apart.
 FETCHING_BY_TLS = [
     Way("wget", Speech.HTTP, "-q -O - --timeout=10 --tries=1 --ca-certificate={authority} "
         "-e use_proxy=yes -e https_proxy=http://{address} {scheme}://{there}/one.bin",
