@@ -18,6 +18,8 @@ from benchmarks.contenders import DIRECT, FWPROXY, HAPROXY, NGINX, Contender, vs
 from benchmarks.measurements import Figure, Measurement, Sample, Settings
 from benchmarks.processes import BenchError
 
+CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+
 
 @dataclass(slots=True)
 class Result:
@@ -45,6 +47,7 @@ def environment() -> dict[str, str]:
     facts = {
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": f"{len(os.sched_getaffinity(0))}{_cpu_model()}",
+        "TCP": f"congestion control {CONGESTION_CONTROL.read_text().strip()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
     }
     versions = {proxy.name: proxy.version for proxy in (HAPROXY, NGINX, FWPROXY)}
