@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
 from collections.abc import Callable
@@ -96,8 +95,10 @@ def set_up_stream(sock: socket.socket, address: Endpoint, *, foreign: bool = Fal
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what comes goes on at once
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes are bytes too
     if is_loopback(address.host) and not foreign:
-        with contextlib.suppress(OSError):  # an administrator may have forbidden it
+        try:  # noqa: SIM105 - every connection passes here, and a context manager costs more
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+        except OSError:  # an administrator may have forbidden it
+            pass
 
 
 def is_local(host: str, open_socket: OpenSocket = socket.socket) -> bool:
