@@ -19,6 +19,8 @@ from benchmarks.measurements import Figure, Measurement, Sample, Settings
 from benchmarks.processes import BenchError
 from benchmarks.ways import dante_version
 
+CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+
 
 @dataclass(slots=True)
 class Result:
@@ -46,6 +48,7 @@ def environment() -> dict[str, str]:
     facts = {
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": f"{len(os.sched_getaffinity(0))}{_cpu_model()}",
+        "TCP": f"congestion control {CONGESTION_CONTROL.read_text().strip()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
     }
     versions = {proxy.name: proxy.version for proxy in (HAPROXY, NGINX, FWPROXY)}

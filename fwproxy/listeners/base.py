@@ -18,7 +18,7 @@ from fwproxy.listener_config import ListenerConfig
 from fwproxy.listeners.datagram_door import DatagramDoor
 from fwproxy.listeners.header import HeaderReading
 from fwproxy.logins import Logins
-from fwproxy.port_sockets import make_transparent
+from fwproxy.port_sockets import make_transparent, set_up_stream
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.services import Service, Services
 from fwproxy.session import Session
@@ -100,8 +100,7 @@ class Listener:
         sock = open_socket(config.bind.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its sockets inherit both
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # no byte may get lost
+            set_up_stream(sock, config.bind, foreign=self.is_transparent)
             if config.bind.version == 6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if self.is_transparent:
