@@ -32,6 +32,8 @@ class Settings:
     idle: int = 2_000
     ftp_sessions: int = 800
     ftp_memory: tuple[int, int] = (1_000, 10_000)
+    connects: int = 5_000
+    handshakes: int = 2_000
     pinhole_seconds: int = 10
     pinhole_rate: int = 200
 
@@ -44,6 +46,8 @@ QUICK = Settings(
     idle=1_000,
     ftp_sessions=200,
     ftp_memory=(200, 2_000),
+    connects=1_000,
+    handshakes=500,
     pinhole_seconds=3,
 )
 

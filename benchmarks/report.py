@@ -17,6 +17,9 @@ from rich.table import Table
 from benchmarks.contenders import DIRECT, FWPROXY, HAPROXY, NGINX, Contender, vsftpd_version
 from benchmarks.measurements import Figure, Measurement, Sample, Settings
 from benchmarks.processes import BenchError
+from benchmarks.ways import dante_version
+
+CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 
 
 @dataclass(slots=True)
@@ -45,10 +48,11 @@ def environment() -> dict[str, str]:
     facts = {
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": f"{len(os.sched_getaffinity(0))}{_cpu_model()}",
+        "TCP": f"congestion control {CONGESTION_CONTROL.read_text().strip()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
     }
     versions = {proxy.name: proxy.version for proxy in (HAPROXY, NGINX, FWPROXY)}
-    versions["vsftpd"] = vsftpd_version
+    versions |= {"vsftpd": vsftpd_version, "Dante": dante_version}
     for name, version in versions.items():
         try:
             facts[name] = version()

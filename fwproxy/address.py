@@ -68,6 +68,12 @@ def reach_of(host: str) -> Reach:
     return Reach.HOST if address.is_loopback or address.is_link_local else Reach.NETWORK
 
 
+@lru_cache(maxsize=8192)
+def is_loopback(host: str) -> bool:
+    """Tell whether *host*, an IP address, leads back to the host itself."""
+    return parse_ip(host).is_loopback
+
+
 def is_ip(text: str) -> bool:
     """Tell whether *text* spells an IPv4 or IPv6 address."""
     try:

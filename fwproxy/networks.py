@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 
-from fwproxy.address import IpFilter, number_of, parse_ip, prefix_numbers
+from fwproxy.address import IpFilter, is_loopback, number_of, parse_ip, prefix_numbers
 from fwproxy.errors import InvalidArgumentError
 from fwproxy.intervals import NestedMap
 
@@ -115,7 +115,7 @@ class Networks:
             return NetworkRelation.ROUTE
         here, there = self.of(source), self.of(target)
         if here is None or there is None:
-            own = (here or _is_own(source)) and (there or _is_own(target))
+            own = (here or is_loopback(source)) and (there or is_loopback(target))
             return NetworkRelation.ROUTE if own else NetworkRelation.NONE
         return self.between(here, there)
 
@@ -161,7 +161,3 @@ def same_prefixes(networks: Iterable[Network]) -> Iterator[tuple[str, str, str]]
             owner = owners.setdefault(prefix_numbers(prefix), network.name)
             if owner != network.name:
                 yield owner, network.name, prefix
-
-
-def _is_own(host: str) -> bool:
-    return parse_ip(host).is_loopback

@@ -6,7 +6,7 @@ import errno
 import socket
 from collections.abc import Callable
 
-from fwproxy.address import Endpoint, Transport
+from fwproxy.address import Endpoint, Transport, is_loopback
 from fwproxy.errors import AddressError, AddressInUseError, AddressNotAvailableError
 
 OpenSocket = Callable[[int, int], socket.socket]
@@ -72,13 +72,33 @@ def _bound(
         if address.version == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if transport is Transport.TCP:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes stay in
+            set_up_stream(sock, address)
         sock.bind(address.sockaddr)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def set_up_stream(sock: socket.socket, address: Endpoint, *, foreign: bool = False) -> None:
+    """Set what every TCP socket of the proxy needs; accepted ones inherit it from their listener.
+
+    On the loopback interface pacing has nothing to spare: with BBR, which the host may have as
+    its default, every 64 KiB would wait for a timer of its own. Reno, which every kernel has,
+    does not pace.
+
+    Args:
+        sock: new, or about to listen.
+        address: where it will listen, or connect to.
+        foreign: whether peers may come from anywhere whatever the address (TPROXY).
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what comes goes on at once
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes are bytes too
+    if is_loopback(address.host) and not foreign:
+        try:  # noqa: SIM105 - every connection passes here, and a context manager costs more
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+        except OSError:  # an administrator may have forbidden it
+            pass
 
 
 def is_local(host: str, open_socket: OpenSocket = socket.socket) -> bool:

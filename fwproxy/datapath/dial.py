@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from fwproxy.address import Endpoint
 from fwproxy.datapath.poll import READABLE, Poller
-from fwproxy.port_sockets import make_transparent
+from fwproxy.port_sockets import make_transparent, set_up_stream
 
 IP_BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
 
@@ -98,8 +98,7 @@ def _connecting(
     sock: socket.socket, target: Endpoint, source: Endpoint | None, *, foreign: bool
 ) -> socket.socket:
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what comes goes on at once
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # urgent bytes are bytes too
+        set_up_stream(sock, target)
         if foreign:
             make_transparent(sock)
         if source is not None:

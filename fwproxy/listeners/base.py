@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fwproxy.address import Destination, Endpoint, IpFilter, Transport
@@ -16,7 +17,8 @@ from fwproxy.flags import ConnectionFlags
 from fwproxy.listener_config import ListenerConfig
 from fwproxy.listeners.datagram_door import DatagramDoor
 from fwproxy.listeners.header import HeaderReading
-from fwproxy.port_sockets import make_transparent
+from fwproxy.logins import Logins
+from fwproxy.port_sockets import make_transparent, set_up_stream
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.services import Service, Services
 from fwproxy.session import Session
@@ -39,6 +41,7 @@ class Listener:
         services: what it serves.
         address: where it listens, with the actual port.
         sessions: where its sessions are kept, with those of the other listeners.
+        logins: who may log in; None where nobody has to.
         leads_to_ports: whether its clients ask it for every connection, also for those that they
             were told a port of the proxy for.
         is_transparent: whether its clients' connections arrive at addresses of other hosts.
@@ -59,9 +62,16 @@ class Listener:
         self.services = services
         self.address = config.bind
         self.sessions = sessions
+        self.logins: Logins | None = None
+        if config.users is not None:
+            log, places = engine.log.bind(listener=config.name), engine.password_checks
+            self.logins = Logins(Path(config.users), engine.limits, self._now, places, log)
         self._trusted = IpFilter.only(*config.trusted)
         self._acceptor: Acceptor | None = None
         self._door: DatagramDoor | None = None
+
+    def _now(self) -> float:
+        return self.engine.deadlines.now()
 
     def start(self) -> None:
         """Listen.
@@ -90,8 +100,7 @@ class Listener:
         sock = open_socket(config.bind.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its sockets inherit both
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)  # no byte may get lost
+            set_up_stream(sock, config.bind, foreign=self.is_transparent)
             if config.bind.version == 6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if self.is_transparent:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import socket
 
 import pytest
 from rig import (
@@ -50,6 +51,8 @@ async def test_a_connection_that_stands_is_handed_over(host, with_source):
                 assert outcome.error is None
                 assert Endpoint.from_sockaddr(outcome.sock.getsockname()) == server.remote
                 assert not outcome.sock.getblocking()
+                paced_by = outcome.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+                assert paced_by.rstrip(b"\0") == b"reno"  # which does not pace
                 assert len(poller) == 1  # still watched, for the next owner
                 dial.cancel()
                 assert outcome.sock.fileno() >= 0

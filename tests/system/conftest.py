@@ -13,9 +13,12 @@ import pytest
 from .client_kind import Client
 from .matrix import Combination, Samples, Workspace
 from .namespaces import Network, missing, network
+from .place import Place, place_for
+from .processes import find_program
 from .server_kind import FTPServer, ServerKind
 from .table import print_table
 from .terms import LOOPBACK, Family
+from .ways import by_dante
 
 StartServer = Callable[[type[ServerKind], Family], FTPServer]
 SkipIfMissing = Callable[[type[ServerKind], type[Client]], None]
@@ -78,6 +81,21 @@ def net(needs_network: None) -> Iterator[Network]:
     """A client, a proxy and a server, each in a network namespace; tests leave it as it is."""
     with network() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def place(needs_network: None, samples: Samples) -> Iterator[Place]:
+    """A proxy whose clients ask it for servers, and servers that they have no route to."""
+    with place_for(samples) as made:
+        yield made
+
+
+@pytest.fixture
+def socksify(place: Place, tmp_path: Path) -> tuple[str, ...]:
+    """The command that puts Dante's client library before a program's own sockets."""
+    if find_program("socksify") is None:
+        pytest.skip("package missing: dante-client")
+    return by_dante(place.door("socks"), tmp_path)
 
 
 @pytest.fixture
