@@ -114,7 +114,7 @@ class DatapathConfig:
         pipe_size: bytes per pipe; the kernel may grant less.
     """
 
-    kernel: Literal["auto", "off", "require"] = attrs.field(default="off", validator=_kernel_mode)
+    kernel: Literal["auto", "off", "require"] = attrs.field(default="auto", validator=_kernel_mode)
     kernel_table: str = attrs.field(default="fwproxy", validator=_table_name)
     kernel_mark: int = attrs.field(default=0x6677, validator=_mark)
     kernel_lease: int = attrs.field(default=60, validator=at_least(10))

@@ -3,18 +3,28 @@
 import json
 
 from calls import bind, proxy_address
-from own_network import shell
+from own_network import NEAR, shell
 from rig import open_world
 
 from fwproxy.config import DatapathConfig, Limits
 
 LONG = Limits(idle_timeout=1e6)
+LONG_BUT_REMEMBERED = Limits(idle_timeout=4e5)
+"""Less than conntrack remembers a connection that rests."""
 
 
 def world(*filters, **settings):
     """Open a world whose kernel path must work; there is no forwarding, as all ends are here."""
     settings.setdefault("datapath", DatapathConfig(kernel="require"))
     settings.setdefault("limits", LONG)
+    return open_world(*filters, **settings)
+
+
+def auto_world(*filters, **settings):
+    """Open a world on a host that forwards, where the kernel path is used by default."""
+    shell("echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
+    settings.setdefault("host", NEAR)
+    settings.setdefault("limits", LONG_BUT_REMEMBERED)
     return open_world(*filters, **settings)
 
 

@@ -1,8 +1,8 @@
 """Whether the kernel carries connections: what the configuration wants and the host grants."""
 
 import pytest
-from calls import F, bind, carries, redirect
-from kernel_world import come, path, tables, world
+from calls import F, bind, redirect
+from kernel_world import path, tables, world
 from own_network import NEAR, OTHER, in_own_network, shell
 
 from fwproxy import Endpoint, IpFilter
@@ -15,31 +15,6 @@ async def test_loopback_is_not_worth_conntrack_unless_it_is_required(mode):
     async with world(datapath=DatapathConfig(kernel=mode)) as here:
         assert path(here) is None
         assert not tables()
-
-
-@in_own_network
-@pytest.mark.parametrize(
-    ("policy", "rule"), [("drop", "ct mark 1 accept"), ("accept", "reject"), ("accept", "jump one")]
-)
-async def test_a_chain_that_may_drop_what_is_forwarded_keeps_auto_in_user_space(
-    logged, policy, rule
-):
-    chain = f"type filter hook forward priority 0; policy {policy};"
-    shell("nft 'add table inet strict; add chain inet strict one'")
-    shell(f"nft 'add chain inet strict forwarded {{ {chain} }}'")
-    shell(f"nft 'add rule inet strict forwarded {rule}'")
-    async with world(datapath=DatapathConfig(kernel="auto"), host=NEAR) as here:
-        primary = await here.primary(source=NEAR)
-        client = here.listen(NEAR)
-        (connection,) = await bind(primary, client.address)
-        assert "inet strict forwarded may drop what is forwarded" in connection.choice.reason
-        assert await carries(*await come(here, connection, client))
-    async with world(host=NEAR) as here:
-        primary = await here.primary(source=NEAR)
-        client = here.listen(NEAR)
-        (connection,) = await bind(primary, client.address)
-        assert connection.choice.path.value == "kernel"
-    assert "connections may be dropped" in [line["event"] for line in logged]
 
 
 @in_own_network

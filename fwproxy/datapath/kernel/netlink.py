@@ -9,7 +9,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fwproxy.address import Transport
 from fwproxy.datapath.kernel import conntrack
@@ -29,18 +29,21 @@ MAX_DATAGRAMS = 128
 """Datagrams taken before everybody else has a turn."""
 
 
-def _opened(groups: int) -> socket.socket:
+def opened(groups: int, protocol: int = _NETLINK_NETFILTER) -> socket.socket:
+    """Return a netlink socket that hears of the groups whose bits are set.
+
+    Raises:
+        KernelPathError: there is no such thing here, or not for this process.
+    """
     try:
-        sock = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-        )
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
         raise KernelPathError(f"no netlink socket: {error.strerror}") from error
     try:
         sock.bind((0, groups))
     except OSError as error:
         sock.close()
-        raise KernelPathError(f"conntrack events: {error.strerror}") from error
+        raise KernelPathError(f"netlink events: {error.strerror}") from error
     return sock
 
 
@@ -50,11 +53,11 @@ def open_events(mark: int, buffer: int = 1 << 16) -> socket.socket:
     Raises:
         KernelPathError: there are no such events here.
     """
-    sock = _opened(_GROUPS)
+    sock = opened(_GROUPS)
     try:
         sock.settimeout(0)
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
-        _attach_filter(sock, mark)
+        _take_marked(sock, mark)
     except OSError as error:
         sock.close()
         raise KernelPathError(f"conntrack events: {error.strerror}") from error
@@ -86,6 +89,7 @@ class ConntrackEvents:
         self._poller = poller
         self._hear = hear
         self._overflowed = overflowed
+        self._has_lost = False
         self._sock = open_events(mark, buffer)
         poller.watch(self._sock.fileno(), self)
 
@@ -93,22 +97,37 @@ class ConntrackEvents:
         """Take what there is."""
         if not events & (select.EPOLLIN | select.EPOLLERR):
             return
-        for _ in range(MAX_DATAGRAMS):
+        if self._take(MAX_DATAGRAMS):
+            self._poller.defer(lambda: self.on_ready(fd, select.EPOLLIN))
+
+    def take_all(self) -> None:
+        """Take whatever has been said until now."""
+        while self._take(MAX_DATAGRAMS):
+            pass
+
+    def _take(self, count: int) -> bool:
+        """Take so many datagrams; tell whether there may be more."""
+        for _ in range(count):
             if self._sock.fileno() < 0:
-                return
+                return False
             try:
                 data = self._sock.recv(_BUFFER)
             except BlockingIOError:
-                return
+                if self._has_lost:
+                    self._has_lost = False
+                    self._overflowed()
+                return False
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                self._overflowed()
+                # Until the queue is empty, the kernel does not say that even more is lost: so
+                # only what is asked from then on is the whole truth.
+                self._has_lost = True
                 continue
             for message in conntrack.messages(data):
                 if isinstance(message, FlowReport):
                     self._hear(message)
-        self._poller.defer(lambda: self.on_ready(fd, select.EPOLLIN))
+        return True
 
     def on_broken(self, error: Exception) -> None:
         """Say what went wrong with one report, and go on with the others."""
@@ -131,7 +150,7 @@ class ConntrackRequests:
     """
 
     def __init__(self) -> None:
-        self._sock = _opened(0)
+        self._sock = opened(0)
         self._sock.settimeout(_PATIENCE)
         self._sequence = itertools.count(1)
 
@@ -179,7 +198,7 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def _attach_filter(sock: socket.socket, mark: int) -> None:
+def _take_marked(sock: socket.socket, mark: int) -> None:
     """Let the kernel pass on only what has our mark (classic BPF, see linux/filter.h)."""
     header, attribute, ancillary = 20, 8, 0xFFFFF000
     find_attribute = ancillary + 12  # SKF_AD_NLATTR: the offset of attribute X after offset A
@@ -194,6 +213,11 @@ def _attach_filter(sock: socket.socket, mark: int) -> None:
         (0x06, 0, 0, 0),
         (0x06, 0, 0, 0xFFFFFFFF),
     ]
+    attach_filter(sock, code)
+
+
+def attach_filter(sock: socket.socket, code: Sequence[tuple[int, int, int, int]]) -> None:
+    """Let the kernel leave out what a program does not take (classic BPF)."""
     packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
     buffer = ctypes.create_string_buffer(packed, len(packed))
     program = _Program(len(code), ctypes.addressof(buffer))

@@ -38,11 +38,19 @@ class OpenPinhole:
         pinhole: which.
         on_flow: hears of each connection that comes through.
         flows: how many have come.
+        given_back: called when the pinhole is closed because the kernel is to carry nothing more,
+            so that user space waits there from then on.
     """
 
     pinhole: Pinhole
     on_flow: Callable[[KernelFlow], None]
     flows: int = 0
+    given_back: Callable[[], None] | None = None
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether nobody more can come through."""
+        return self.pinhole.is_single and self.flows > 0
 
 
 class KernelPath:
@@ -181,12 +189,32 @@ class KernelPath:
         there = [each for each in opened if self._open.get(each.pinhole.key) is each]
         for each in there:
             del self._open[each.pinhole.key]
-            if not (each.pinhole.is_single and each.flows):
+            if not each.is_used_up:
                 self._recent[each.pinhole.key] = self.now()
         while len(self._recent) > _MAX_RECENT:
             self._recent.popitem(last=False)
         if self._table is not None:
             self._table.close([each.pinhole for each in there])
+
+    def give_back(self) -> None:
+        """Close every pinhole that somebody might still come through; user space waits instead.
+
+        Whoever comes in this moment is either heard of before user space takes over, or his first
+        packet is refused and sent again.
+        """
+        waiting = [each for each in self._open.values() if not each.is_used_up]
+        if not waiting:
+            return
+        if self._table is not None:
+            self._table.close([each.pinhole for each in waiting])
+        if self._events is not None:
+            self._events.take_all()
+        for each in waiting:
+            if self._open.get(each.pinhole.key) is not each:
+                continue  # used up just now
+            del self._open[each.pinhole.key]
+            if each.given_back is not None:
+                each.given_back()
 
     def let_through(self, passages: Sequence[Passage]) -> None:
         """Let whole protocols through.
@@ -274,8 +302,14 @@ class KernelPath:
             self._hear(report)
 
     def _look(self) -> None:
+        self.look()
+        if self._check is not None:
+            self._check.reset(self.now() + CHECK_EVERY)
+
+    def look(self) -> None:
         """Renew what has no time-out of its own, and see what others have changed."""
-        assert self._table is not None  # noqa: S101 - stop() cancels the deadline
+        if self._table is None:
+            return
         self.host.look()
         try:
             if not self._table.is_intact():
@@ -289,13 +323,12 @@ class KernelPath:
             self.broken = ""
         except KernelPathError as error:
             self._fail(f"the kernel table was lost: {error}")
-        if self._check is not None:
-            self._check.reset(self.now() + CHECK_EVERY)
 
     def _fail(self, reason: str) -> None:
         if not self.broken:
             self._log.error("the kernel path has failed", reason=reason)
         self.broken = reason
+        self.give_back()
 
 
 def peer_of(pinhole: Pinhole) -> str | None:

@@ -51,7 +51,9 @@ def table(name: str, mark: int, *, max_pinholes: int, owner: bool) -> str:
     guard = f"type filter hook {{}} priority {_AFTER_CONNTRACK};"
     lines += _chain("guard", killed, guard.format("prerouting"))
     lines += _chain("guard_output", killed, guard.format("output"))
-    accept = [f"ct mark {mark} accept"]
+    # User space has a connection with either end, each as the route to it allows.
+    clamp = "tcp flags & (syn|rst) == syn tcp option maxseg size set rt mtu"
+    accept = [f"ct mark {mark} {clamp}", f"ct mark {mark} accept", f"ct mark {mark + 1} {clamp}"]
     lines += _chain("forward", accept, f"type filter hook forward priority {_FILTER};")
     return "\n".join([*lines, "}"])
 

@@ -1,0 +1,27 @@
+"""Kernel settings under /proc/sys/net, those of this thread's network namespace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_SYSTEM = Path("/proc/sys/net")
+FORWARDING = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
+_ACCOUNTING = "netfilter/nf_conntrack_acct"
+
+
+def setting(name: str) -> str:
+    """Return a kernel setting under /proc/sys/net, empty if there is none."""
+    try:
+        return (_SYSTEM / name).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def forwards(version: int) -> bool:
+    """Tell whether the host forwards packets of an IP version between its networks."""
+    return setting(FORWARDING[version]) not in {"", "0"}
+
+
+def counts_bytes() -> bool:
+    """Tell whether conntrack counts bytes of connections that begin now."""
+    return setting(_ACCOUNTING) == "1"
