@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from benchmarks.contenders import Contender, max_connections
+from benchmarks.kernel import MEASUREMENTS as KERNEL_MEASUREMENTS
+from benchmarks.measurements import MEASUREMENTS as LOOPBACK_MEASUREMENTS
 from benchmarks.measurements import (
-    MEASUREMENTS,
     QUICK,
     WARM_CONNECTIONS,
     Measurement,
@@ -29,6 +30,9 @@ from benchmarks.measurements import (
 )
 from benchmarks.processes import BenchError, raise_file_limit
 from benchmarks.report import Result, as_json, environment, show
+
+MEASUREMENTS = (*LOOPBACK_MEASUREMENTS, *KERNEL_MEASUREMENTS)
+GROUPS = ("kernel",)  # names that stand for all measurements that begin so
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -81,21 +85,25 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=(
-            "Measure fwproxy beside HAProxy, nginx and no proxy at all, on the loopback address. "
-            "A contender that is not installed is left out and named. Nothing passes or fails: "
-            "the aims are printed beside the figures."
+            "Measure fwproxy beside HAProxy, nginx and no proxy at all, on the loopback address; "
+            "and its kernel path beside the kernel's own FTP helper, in network namespaces, as "
+            "root. A contender that is not installed is left out and named. Nothing passes or "
+            "fails: the aims are printed beside the figures."
         ),
         epilog=f"Measurements: {', '.join(names)}.",
     )
     parser.add_argument("--rounds", type=positive, metavar="N", help="rounds of each measurement")
     parser.add_argument("--idle", type=positive, metavar="N", help="idle connections (2000)")
+    parser.add_argument(
+        "--pinholes", type=positive, metavar="S", help="seconds of 200 pinholes each (10)"
+    )
     parser.add_argument("--quick", action="store_true", help="less of everything, under a minute")
     parser.add_argument(
         "--only",
         action="append",
-        choices=names,
+        choices=[*names, *GROUPS],
         metavar="NAME",
-        help="only this measurement; may be given several times",
+        help="only this measurement, or kernel for all of its; may be given several times",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there, too")
     return parser.parse_args()
@@ -114,6 +122,8 @@ def settings_of(options: argparse.Namespace, progress: Progress) -> Settings:
         settings = replace(settings, rounds=options.rounds)
     if options.idle is not None:
         settings = replace(settings, idle=options.idle)
+    if options.pinholes is not None:
+        settings = replace(settings, pinhole_seconds=options.pinholes)
     # A proxy needs two files for each connection, and the proxies some more for themselves.
     raise_file_limit(4 * (settings.idle + WARM_CONNECTIONS) + 20_000)
     most = max_connections() - WARM_CONNECTIONS - 50
@@ -135,7 +145,8 @@ def main() -> int:
     for each in SIGNALS:
         signal.signal(each, interrupt)
     progress = Progress()
-    chosen = [m for m in MEASUREMENTS if not options.only or m.name in options.only]
+    wanted = options.only or [each.name for each in MEASUREMENTS]
+    chosen = [m for m in MEASUREMENTS if {m.name, m.name.partition("-")[0]} & set(wanted)]
     results: list[Result] = []
     interrupted = False
     settings = settings_of(options, progress)

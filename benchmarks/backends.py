@@ -1,6 +1,7 @@
 """The servers behind the proxies, each in a process of its own: ``python -m benchmarks.backends``.
 
-They bind a free loopback port, print it, and serve until standard input closes.
+They bind a free port of the loopback address, or of the one that is named, print it, and serve
+until standard input closes.
 
 * ``echo`` sends back what it gets.
 * ``bulk`` reads a length (8 bytes, big-endian) and sends that much of a fixed pattern from its
@@ -99,8 +100,9 @@ SERVERS: dict[str, Callable[[socket.socket], None]] = {
 
 
 def main() -> None:
-    serve = SERVERS[sys.argv[1]]
-    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
+    kind, host = (*sys.argv[1:], "127.0.0.1")[:2]
+    serve = SERVERS[kind]
+    with socket.create_server((host, 0), backlog=4096) as listener:
         print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
         serve(listener)
 

@@ -225,8 +225,13 @@ def vsftpd_version() -> str:
 
 
 @contextmanager
-def vsftpd(workspace: Path, large_file: int) -> Iterator[int]:
-    """vsftpd for anonymous users, with its defaults and no limits; the port it listens on."""
+def vsftpd(
+    workspace: Path, large_file: int, host: str = HOST, namespace: str | None = None
+) -> Iterator[int]:
+    """vsftpd for anonymous users, with its defaults and no limits; the port it listens on.
+
+    In a namespace that is 21, where the kernel's helper expects it.
+    """
     executable = which("vsftpd", "vsftpd")
     directory = Path(mkdtemp(prefix="vsftpd-", dir=workspace))
     files = directory / "files"
@@ -238,13 +243,13 @@ def vsftpd(workspace: Path, large_file: int) -> Iterator[int]:
     empty.mkdir()
     for readable in (workspace, directory):  # the user ftp comes through here
         readable.chmod(0o755)
-    port = free_port()
+    port = 21 if namespace else free_port()
     config = directory / "vsftpd.conf"
     config.write_text(
         dedent(f"""\
         listen=YES
         background=NO
-        listen_address={HOST}
+        listen_address={host}
         listen_port={port}
         anonymous_enable=YES
         local_enable=NO
@@ -258,6 +263,7 @@ def vsftpd(workspace: Path, large_file: int) -> Iterator[int]:
         run_as_launching_user={"NO" if os.geteuid() == 0 else "YES"}
         """)
     )
-    with program("vsftpd", [executable, str(config)], directory / "log") as server:
-        server.wait_until_listening(port)
+    command = [executable, str(config)]
+    with program("vsftpd", command, directory / "log", namespace) as server:
+        server.wait_until_listening(port, host, namespace)
         yield port

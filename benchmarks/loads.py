@@ -1,4 +1,6 @@
-"""The clients, each in a process of its own: ``python -m benchmarks.loads KIND PORT KEY=VALUE``.
+"""The clients, each in a process of its own: ``python -m benchmarks.loads KIND WHERE KEY=VALUE``.
+
+WHERE is a port of the loopback address, or HOST:PORT.
 
 Every load checks what it gets back and prints one JSON object with its figures, or ``error``.
 They are plain sockets and one epoll set, because on a small machine each microsecond spent here
@@ -25,14 +27,15 @@ from benchmarks.pattern import pattern, small_file
 HOST = "127.0.0.1"
 TIMEOUT = 30.0
 Figures = dict[str, float]
+Address = tuple[str, int]
 
 
 class LoadError(Exception):
     """The other side did not do what it should."""
 
 
-def connect(port: int) -> socket.socket:
-    return socket.create_connection((HOST, port), timeout=TIMEOUT)
+def connect(address: Address) -> socket.socket:
+    return socket.create_connection(address, timeout=TIMEOUT)
 
 
 def receive(sock: socket.socket, size: int, flags: int = 0) -> int:
@@ -44,9 +47,9 @@ def receive(sock: socket.socket, size: int, flags: int = 0) -> int:
     return total
 
 
-def bulk(port: int, size: int, verify: int) -> Figures:
+def bulk(address: Address, size: int, verify: int) -> Figures:
     """Download ``size`` bytes over one connection; with ``verify=1`` compare every byte."""
-    with connect(port) as sock:
+    with connect(address) as sock:
         sock.settimeout(None)
         started = time.perf_counter()
         sock.sendall(struct.pack("!Q", size))
@@ -65,7 +68,7 @@ def bulk(port: int, size: int, verify: int) -> Figures:
         return {"seconds": time.perf_counter() - started}
 
 
-def connections(port: int, total: int, parallel: int) -> Figures:
+def connections(address: Address, total: int, parallel: int) -> Figures:
     """Open, ask, be answered, close, ``total`` times, ``parallel`` at a time."""
     events = select.epoll()
     opened: dict[int, tuple[socket.socket, bytes]] = {}
@@ -77,7 +80,7 @@ def connections(port: int, total: int, parallel: int) -> Figures:
         number += 1
         # On the loopback interface the handshake is over before connect() could ever sleep.
         sock = socket.socket()
-        sock.connect((HOST, port))
+        sock.connect(address)
         sock.send(request)
         opened[sock.fileno()] = sock, request
         events.register(sock, select.EPOLLIN)
@@ -99,10 +102,10 @@ def connections(port: int, total: int, parallel: int) -> Figures:
     return {"seconds": time.perf_counter() - started}
 
 
-def keepalive(port: int, total: int, parallel: int, size: int) -> Figures:
+def keepalive(address: Address, total: int, parallel: int, size: int) -> Figures:
     """``total`` requests and answers of ``size`` bytes over ``parallel`` lasting connections."""
     read, write = os.read, os.write
-    socks = [connect(port) for _ in range(parallel)]
+    socks = [connect(address) for _ in range(parallel)]
     requests: dict[int, bytes] = {}
     events = select.epoll()
     for sock in socks:
@@ -131,7 +134,7 @@ def keepalive(port: int, total: int, parallel: int, size: int) -> Figures:
     return {"seconds": seconds}
 
 
-def idle(port: int, greeted: int) -> Figures:
+def idle(address: Address, greeted: int) -> Figures:
     """For each line N of standard input open N more connections, and keep all of them open.
 
     A connection counts once it has carried a byte each way, or, with ``greeted=1``, once the
@@ -140,7 +143,7 @@ def idle(port: int, greeted: int) -> Figures:
     kept: list[socket.socket] = []
     for line in sys.stdin:
         for _ in range(int(line)):
-            sock = connect(port)
+            sock = connect(address)
             kept.append(sock)
             if greeted:
                 if (greeting := sock.recv(256)) != GREETING:
@@ -156,8 +159,9 @@ def idle(port: int, greeted: int) -> Figures:
 class FtpClient:
     """Just enough of an FTP client: a blocking socket, replies of one or several lines."""
 
-    def __init__(self, port: int) -> None:
-        self.control = connect(port)
+    def __init__(self, address: Address) -> None:
+        self.host = address[0]
+        self.control = connect(address)
         self.control.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = b""
         self.expect(b"220")
@@ -192,12 +196,24 @@ class FtpClient:
         found = re.search(rb"\((\d+),(\d+),(\d+),(\d+),(\d+),(\d+)\)", reply)
         if found is None:
             raise LoadError(f"no address in {reply!r}")
-        *host, high, low = (int(field) for field in found.groups())
-        if host[0] != 127:
-            raise LoadError(f"{reply!r} leads away from the loopback address")
-        address = ".".join(map(str, host)), high * 256 + low
-        data = socket.create_connection(address, timeout=TIMEOUT)
+        *octets, high, low = (int(field) for field in found.groups())
+        host = ".".join(map(str, octets))
+        if host != self.host:
+            raise LoadError(f"{reply!r} leads away from {self.host}")
+        data = connect((host, high * 256 + low))
         self.command(b"RETR " + name, b"150")
+        return data
+
+    def retrieve_actively(self, name: bytes) -> socket.socket:
+        """PORT and RETR; the data connection that the server has made, after the 150."""
+        with socket.create_server((self.control.getsockname()[0], 0)) as listener:
+            listener.settimeout(TIMEOUT)
+            host, port = listener.getsockname()
+            numbers = ",".join([*host.split("."), *map(str, divmod(port, 256))])
+            self.command(b"PORT " + numbers.encode(), b"200")
+            self.control.sendall(b"RETR " + name + b"\r\n")
+            data = listener.accept()[0]
+        self.expect(b"150")
         return data
 
     def quit(self) -> None:
@@ -205,8 +221,8 @@ class FtpClient:
         self.control.close()
 
 
-def ftp_session(port: int, expected: bytes) -> None:
-    client = FtpClient(port)
+def ftp_session(address: Address, expected: bytes) -> None:
+    client = FtpClient(address)
     client.login()
     content = b""
     with client.retrieve(b"small.bin") as data:
@@ -218,7 +234,7 @@ def ftp_session(port: int, expected: bytes) -> None:
     client.quit()
 
 
-def ftp_sessions(port: int, total: int, parallel: int) -> Figures:
+def ftp_sessions(address: Address, total: int, parallel: int) -> Figures:
     """Login, PASV, RETR of 1 KiB, QUIT, ``total`` times, ``parallel`` at a time."""
     expected = small_file()
     numbers = count()
@@ -227,7 +243,7 @@ def ftp_sessions(port: int, total: int, parallel: int) -> Figures:
     def work() -> None:
         try:
             while next(numbers) < total and not errors:
-                ftp_session(port, expected)
+                ftp_session(address, expected)
         except (LoadError, OSError) as error:
             errors.append(str(error) or type(error).__name__)
 
@@ -242,13 +258,14 @@ def ftp_sessions(port: int, total: int, parallel: int) -> Figures:
     return {"seconds": time.perf_counter() - started}
 
 
-def ftp_bulk(port: int, size: int) -> Figures:
-    """Fetch one large file, 64 KiB at a time as clients do; the time from PASV to the end."""
-    client = FtpClient(port)
+def ftp_bulk(address: Address, size: int, active: int = 0) -> Figures:
+    """Fetch one large file, 64 KiB at a time as clients do; the time from PASV or PORT on."""
+    client = FtpClient(address)
     client.login()
     client.command(b"TYPE I", b"200")
     started = time.perf_counter()
-    with client.retrieve(b"large.bin") as data:
+    retrieve = client.retrieve_actively if active else client.retrieve
+    with retrieve(b"large.bin") as data:
         data.settimeout(None)
         total = receive(data, 64 << 10)
     seconds = time.perf_counter() - started
@@ -270,10 +287,13 @@ LOADS: dict[str, Callable[..., Figures]] = {
 
 
 def main() -> None:
-    kind, port, *settings = sys.argv[1:]
+    kind, where, *settings = sys.argv[1:]
+    host, _, port = where.rpartition(":")
     keywords = {key: int(value) for key, _, value in (item.partition("=") for item in settings)}
     try:
-        answer: dict[str, float] | dict[str, str] = LOADS[kind](int(port), **keywords)
+        answer: dict[str, float] | dict[str, str] = LOADS[kind](
+            (host or HOST, int(port)), **keywords
+        )
     except (LoadError, OSError) as error:
         answer = {"error": str(error) or type(error).__name__}
     print(json.dumps(answer), flush=True)

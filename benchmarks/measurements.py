@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.contenders import DIRECT, FWPROXY, HAPROXY, NGINX, Contender, Way, vsftpd
 from benchmarks.processes import BenchError, Program, Usage, helper, load
@@ -16,6 +17,7 @@ PARALLEL = 8
 WARM_CONNECTIONS = 200
 
 Sample = dict[str, float]
+_Kept = TypeVar("_Kept")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Settings:
     idle: int = 2_000
     ftp_sessions: int = 800
     ftp_memory: tuple[int, int] = (1_000, 10_000)
+    pinhole_seconds: int = 10
+    pinhole_rate: int = 200
 
 
 QUICK = Settings(
@@ -40,6 +44,7 @@ QUICK = Settings(
     idle=1_000,
     ftp_sessions=200,
     ftp_memory=(200, 2_000),
+    pinhole_seconds=3,
 )
 
 
@@ -51,6 +56,12 @@ class Stage:
         self.workspace = workspace
         self._stack = stack
         self._ports: dict[str, int] = {}
+        self.kept: dict[str, object] = {}
+
+    def keep(self, name: str, block: AbstractContextManager[_Kept]) -> _Kept:
+        """Enter a block that is left at the end of the run, and remember it by name."""
+        found = self.kept[name] = self._stack.enter_context(block)
+        return found
 
     def server(self, kind: str) -> int:
         """The port of one of the servers of backends.py, or of ``vsftpd``."""

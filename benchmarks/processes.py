@@ -21,6 +21,8 @@ from typing import IO
 
 import psutil
 
+from tests.system.ends import socket_in
+
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 START_TIMEOUT = 20.0
@@ -52,15 +54,17 @@ class Program:
         self.process = process
         self.log = log
 
-    def wait_until_listening(self, port: int) -> None:
+    def wait_until_listening(
+        self, port: int, host: str = HOST, namespace: str | None = None
+    ) -> None:
         """Return once the port accepts a connection; raise if the program ends before."""
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             if self.process.poll() is not None:
                 raise BenchError(f"{self.name} ended while starting: {self.last_words()}")
-            with socket.socket() as probe:
+            with socket_in(namespace, host) as probe:
                 probe.settimeout(1.0)
-                if probe.connect_ex((HOST, port)) == 0:
+                if probe.connect_ex((host, port)) == 0:
                     return
             if time.monotonic() > deadline:
                 raise BenchError(
@@ -115,12 +119,19 @@ class Program:
             return []
 
 
+def inside(namespace: str | None, command: Sequence[str]) -> list[str]:
+    """The command that runs another one in a network namespace, or as it is for None."""
+    return [*(["ip", "netns", "exec", namespace] if namespace else []), *command]
+
+
 @contextmanager
-def program(name: str, command: Sequence[str], log: Path) -> Iterator[Program]:
+def program(
+    name: str, command: Sequence[str], log: Path, namespace: str | None = None
+) -> Iterator[Program]:
     """Run a command in a session of its own, its output in a file, until the block ends."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
+            inside(namespace, command),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -148,11 +159,11 @@ class Helper(Program):
         except BrokenPipeError:
             raise BenchError(f"{self.name} is gone") from None
 
-    def answer(self) -> dict[str, float]:
+    def answer(self, patience: float = LOAD_TIMEOUT) -> dict[str, float]:
         """The next answer; an ``error`` in it becomes a BenchError."""
         stdout = self._stream(self.process.stdout)
-        if not select.select([stdout], [], [], LOAD_TIMEOUT)[0]:
-            raise BenchError(f"{self.name} did not answer within {LOAD_TIMEOUT:.0f} s")
+        if not select.select([stdout], [], [], patience)[0]:
+            raise BenchError(f"{self.name} did not answer within {patience:.0f} s")
         line = stdout.readline()
         if not line:
             raise BenchError(f"{self.name} ended without an answer")
@@ -168,10 +179,11 @@ class Helper(Program):
 
 
 @contextmanager
-def helper(module: str, *arguments: object) -> Iterator[Helper]:
+def helper(module: str, *arguments: object, namespace: str | None = None) -> Iterator[Helper]:
     """Run ``python -m benchmarks.MODULE ARGUMENTS`` until the block ends."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
     process = subprocess.Popen(
-        [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)],
+        inside(namespace, command),
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -184,9 +196,12 @@ def helper(module: str, *arguments: object) -> Iterator[Helper]:
         running.end()
 
 
-def load(kind: str, port: int, **settings: object) -> dict[str, float]:
-    """Run one load to its end and return its figures."""
-    with helper("loads", kind, port, *(f"{key}={value}" for key, value in settings.items())) as run:
+def load(
+    kind: str, where: int | str, namespace: str | None = None, **settings: object
+) -> dict[str, float]:
+    """Run one load to its end, against a port of this host or HOST:PORT; return its figures."""
+    words = (f"{key}={value}" for key, value in settings.items())
+    with helper("loads", kind, where, *words, namespace=namespace) as run:
         return run.answer()
 
 

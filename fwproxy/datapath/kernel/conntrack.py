@@ -9,25 +9,26 @@ from __future__ import annotations
 import enum
 import ipaddress
 import socket
-import struct
 from collections.abc import Iterator
 
 import attrs
 
 from fwproxy.address import Endpoint, Transport
+from fwproxy.datapath.kernel.messages import (
+    ACK,
+    CREATE,
+    DUMP,
+    GENERIC,
+    NESTED,
+    attribute,
+    attributes,
+    error_of,
+    message,
+    split,
+)
 
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
-_NLM_F_CREATE = 0x400
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _CTNETLINK = 1 << 8
 _NEW, _GET, _DELETE = _CTNETLINK, _CTNETLINK | 1, _CTNETLINK | 2
-
-_HEADER = struct.Struct("=IHHII")
-"""Length, type, flags, sequence, port."""
-_GENERIC = struct.Struct("=BBH")
-_ATTRIBUTE = struct.Struct("=HH")
-_NESTED = 1 << 15
-_TYPE_MASK = 0x3FFF
 
 _ORIGINAL, _REPLY, _STATUS, _PROTOINFO, _TIMEOUT = 1, 2, 3, 4, 7
 _MARK, _COUNTERS_ORIGINAL, _COUNTERS_REPLY, _ID, _MARK_MASK = 8, 9, 10, 12, 21
@@ -103,34 +104,16 @@ class Refusal:
     error: int
 
 
-def attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield type and content of each attribute; what is cut short ends them."""
-    position = 0
-    while position + 4 <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, position)
-        if length < 4 or position + length > len(data):
-            return
-        yield kind & _TYPE_MASK, data[position + 4 : position + length]
-        position += (length + 3) & ~3
-
-
 def messages(data: bytes) -> Iterator[FlowReport | Refusal]:
     """Yield what a datagram from the kernel holds; what is malformed or not ours is left out."""
-    view = memoryview(data)
-    position = 0
-    while position + _HEADER.size <= len(view):
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(view, position)
-        if length < _HEADER.size or position + length > len(view):
-            return
-        body = view[position + _HEADER.size : position + length]
-        if kind in {_NLMSG_ERROR, _NLMSG_DONE}:
-            code = struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
-            yield Refusal(sequence, -code if kind == _NLMSG_ERROR else 0)
+    for kind, flags, sequence, body in split(data):
+        error = error_of(kind, body)
+        if error is not None:
+            yield Refusal(sequence, error)
         elif kind in {_NEW, _DELETE}:
-            report = _report(body[_GENERIC.size :], kind, is_new=bool(flags & _NLM_F_CREATE))
+            report = _report(body[GENERIC.size :], kind, is_new=bool(flags & CREATE))
             if report is not None:
                 yield report
-        position += (length + 3) & ~3
 
 
 def _report(body: memoryview, kind: int, *, is_new: bool) -> FlowReport | None:
@@ -201,46 +184,39 @@ def _tcp_state(data: memoryview | None) -> int:
     return _number(dict(attributes(tcp)).get(_TCP_STATE), 1) if tcp is not None else 0
 
 
-def _attribute(kind: int, content: bytes) -> bytes:
-    packed = _ATTRIBUTE.pack(4 + len(content), kind) + content
-    return packed + bytes(-len(packed) % 4)
-
-
 def _packed_tuple(transport: Transport, found: Tuple) -> bytes:
     version = found.source.version
     kinds = (_SOURCE_4, _TARGET_4) if version == 4 else (_SOURCE_6, _TARGET_6)
     ends = (found.source, found.target)
     hosts = b"".join(
-        _attribute(kind, socket.inet_pton(end.family, end.host))
+        attribute(kind, socket.inet_pton(end.family, end.host))
         for kind, end in zip(kinds, ends, strict=True)
     )
-    ports = _attribute(_NUMBER, bytes([_PROTOCOLS[transport]]))
+    ports = attribute(_NUMBER, bytes([_PROTOCOLS[transport]]))
     for kind, end in zip((_SOURCE_PORT, _TARGET_PORT), ends, strict=True):
-        ports += _attribute(kind, end.port.to_bytes(2, "big"))
-    return _attribute(_IP | _NESTED, hosts) + _attribute(_PROTO | _NESTED, ports)
+        ports += attribute(kind, end.port.to_bytes(2, "big"))
+    return attribute(_IP | NESTED, hosts) + attribute(_PROTO | NESTED, ports)
 
 
 def _request(kind: int, flags: int, sequence: int, family: int, body: bytes) -> bytes:
-    length = _HEADER.size + _GENERIC.size + len(body)
-    header = _HEADER.pack(length, kind, NLM_F_REQUEST | flags, sequence, 0)
-    return header + _GENERIC.pack(family, 0, 0) + body
+    return message(kind, flags, sequence, body, generic=GENERIC.pack(family, 0, 0))
 
 
 def get(sequence: int, transport: Transport, original: Tuple) -> bytes:
     """Return the question what there is to say of a flow."""
-    body = _attribute(_ORIGINAL | _NESTED, _packed_tuple(transport, original))
+    body = attribute(_ORIGINAL | NESTED, _packed_tuple(transport, original))
     return _request(_GET, 0, sequence, original.source.family, body)
 
 
 def delete(sequence: int, transport: Transport, original: Tuple, number: int) -> bytes:
     """Return the request to forget a flow, if it is still the one with this number."""
-    body = _attribute(_ORIGINAL | _NESTED, _packed_tuple(transport, original))
-    body += _attribute(_ID, number.to_bytes(4, "big"))
-    return _request(_DELETE, NLM_F_ACK, sequence, original.source.family, body)
+    body = attribute(_ORIGINAL | NESTED, _packed_tuple(transport, original))
+    body += attribute(_ID, number.to_bytes(4, "big"))
+    return _request(_DELETE, ACK, sequence, original.source.family, body)
 
 
 def dump(sequence: int, mark: int) -> bytes:
     """Return the question which flows with a mark there are."""
-    body = _attribute(_MARK, mark.to_bytes(4, "big"))
-    body += _attribute(_MARK_MASK, (0xFFFFFFFF).to_bytes(4, "big"))
-    return _request(_GET, NLM_F_DUMP, sequence, socket.AF_UNSPEC, body)
+    body = attribute(_MARK, mark.to_bytes(4, "big"))
+    body += attribute(_MARK_MASK, (0xFFFFFFFF).to_bytes(4, "big"))
+    return _request(_GET, DUMP, sequence, socket.AF_UNSPEC, body)

@@ -1,4 +1,4 @@
-"""The two netlink sockets: one hears events, the other asks and is answered at once."""
+"""The netlink sockets of conntrack: one hears events, the other asks and is answered at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fwproxy.datapath.kernel.conntrack import FlowReport, Refusal, Tuple
 from fwproxy.datapath.poll import Poller
 from fwproxy.errors import KernelPathError
 
-_NETLINK_NETFILTER = 12
+NETLINK_NETFILTER = 12
 _SO_ATTACH_FILTER = 26
 _SO_RCVBUFFORCE = 33
 _GROUPS = 0b111
@@ -29,11 +29,11 @@ MAX_DATAGRAMS = 128
 """Datagrams taken before everybody else has a turn."""
 
 
-def opened(groups: int, protocol: int = _NETLINK_NETFILTER) -> socket.socket:
+def open_netlink(groups: int = 0, protocol: int = NETLINK_NETFILTER) -> socket.socket:
     """Return a netlink socket that hears of the groups whose bits are set.
 
     Raises:
-        KernelPathError: there is no such thing here, or not for this process.
+        KernelPathError: there is none here, or not for this process.
     """
     try:
         sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
@@ -53,7 +53,7 @@ def open_events(mark: int, buffer: int = 1 << 16) -> socket.socket:
     Raises:
         KernelPathError: there are no such events here.
     """
-    sock = opened(_GROUPS)
+    sock = open_netlink(_GROUPS)
     try:
         sock.settimeout(0)
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
@@ -150,7 +150,7 @@ class ConntrackRequests:
     """
 
     def __init__(self) -> None:
-        self._sock = opened(0)
+        self._sock = open_netlink(0)
         self._sock.settimeout(_PATIENCE)
         self._sequence = itertools.count(1)
 

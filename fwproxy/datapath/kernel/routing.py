@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
-from fwproxy.datapath.kernel.conntrack import NLM_F_DUMP, NLM_F_REQUEST, attributes
+from fwproxy.datapath.kernel.messages import DONE, DUMP, ERROR, attributes, message, split
 from fwproxy.datapath.kernel.sysctl import FORWARDING, forwards
 
 _GET_RULE, _NEW_RULE = 34, 32
-_DONE, _ERROR = 3, 2
-_HEADER = struct.Struct("=IHHII")
 _RULE = struct.Struct("=BBBBBBBBI")
 """struct fib_rule_hdr: family, lengths of destination and source, TOS, table, two reserved,
 action, flags."""
@@ -35,36 +32,24 @@ def has_policy_routing() -> bool:
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
             sock.settimeout(_PATIENCE)
-            body = bytes(_RULE.size)
-            flags = NLM_F_REQUEST | NLM_F_DUMP
-            sock.send(_HEADER.pack(_HEADER.size + len(body), _GET_RULE, flags, 1, 0) + body)
+            sock.send(message(_GET_RULE, DUMP, 1, bytes(_RULE.size), generic=b""))
             while True:
                 kinds = []
-                for kind, message in _messages(sock.recv(_BUFFER)):
+                for kind, _, _, body in split(sock.recv(_BUFFER)):
                     kinds.append(kind)
-                    if kind == _NEW_RULE and not _is_ordinary(message):
+                    if kind == _NEW_RULE and not _is_ordinary(body):
                         return True
-                if not kinds or kinds[-1] in {_DONE, _ERROR}:
+                if not kinds or kinds[-1] in {DONE, ERROR}:
                     return False
     except OSError:  # a kernel without such rules
         return False
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, memoryview]]:
-    view, position = memoryview(data), 0
-    while position + _HEADER.size <= len(view):
-        length, kind, *_ = _HEADER.unpack_from(view, position)
-        if length < _HEADER.size:
-            return
-        yield kind, view[position + _HEADER.size : position + length]
-        position += (length + 3) & ~3
-
-
-def _is_ordinary(message: memoryview) -> bool:
-    family, to_length, from_length, tos, table, _, _, action, _ = _RULE.unpack_from(message)
+def _is_ordinary(rule: memoryview) -> bool:
+    family, to_length, from_length, tos, table, _, _, action, _ = _RULE.unpack_from(rule)
     if family not in {socket.AF_INET, socket.AF_INET6}:
         return True  # of multicast
-    asked = {kind for kind, _ in attributes(message[_RULE.size :])} - _ORDINARY
+    asked = {kind for kind, _ in attributes(rule[_RULE.size :])} - _ORDINARY
     plain = not (to_length or from_length or tos or asked) and action == _TO_TABLE
     return plain and table in {_LOCAL, _MAIN, _DEFAULT}
 

@@ -1,9 +1,12 @@
-"""The rules of fwproxy's table, and the elements of one pinhole, in nftables' own language.
+"""The rules of fwproxy's table, in nftables' own language.
 
 A new connection is looked up once: whoever may come is found by address, port and peer in one of
-three maps, whose verdict leads to the chain of those that are used once or of those that are not.
-There it gets the mark that makes it one of ours, and is translated. Later packets never get here:
-conntrack translates them by itself.
+three sets, and goes on to the chain that admits it. Unless the pinhole lasts for many, that uses it
+up. Then it gets the mark that makes it one of ours, and is translated. Later packets never get
+here: conntrack translates them by itself.
+
+There are no maps with verdicts: whenever one gets an element, the kernel looks at all elements of
+all of them again, in search of a loop.
 
 The first packet of a pinhole for one connection puts it into `used` with a limit of one packet
 a week, atomically: a second connection, however simultaneous, finds the limit spent. Where the
@@ -16,9 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from fwproxy.address import Endpoint, Transport
 from fwproxy.datapath.kernel.passage import Passage
-from fwproxy.datapath.kernel.pinhole import Pinhole
 
 _IP = {4: "ip", 6: "ip6"}
 _ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
@@ -26,9 +27,6 @@ _KEY = "meta l4proto . {ip} daddr . th dport"
 _BEFORE_DNAT, _BEFORE_SNAT = -101, 99
 """Just before the usual places, so that an operator's own rules do not translate what is ours."""
 _AFTER_CONNTRACK, _FILTER = -150, 0
-
-Five = tuple[Transport, Endpoint, Endpoint]
-"""Transport, source and destination of packets."""
 
 
 def table(name: str, mark: int, *, max_pinholes: int, owner: bool) -> str:
@@ -47,7 +45,9 @@ def table(name: str, mark: int, *, max_pinholes: int, owner: bool) -> str:
     hidden = [*sources, f"ct mark {mark + 1} masquerade"]
     lines += _chain("postrouting", hidden, f"type nat hook postrouting priority {_BEFORE_SNAT};")
     lines += _chain("input", sources, f"type nat hook input priority {_BEFORE_SNAT};")
-    killed = [rule for version in (4, 6) for rule in _guarding(version, mark)]
+    # Nearly all packets, so that they need not be looked at any further.
+    usual = ["ct state established meta l4proto tcp accept"]
+    killed = usual + [rule for version in (4, 6) for rule in _guarding(version, mark)]
     guard = f"type filter hook {{}} priority {_AFTER_CONNTRACK};"
     lines += _chain("guard", killed, guard.format("prerouting"))
     lines += _chain("guard_output", killed, guard.format("output"))
@@ -68,10 +68,11 @@ def _sets(version: int, size: int) -> Iterator[str]:
     bound = f"size {size};"
     targets = f"{address} . inet_service"
     yield f"map targets{version} {{ type {key} : {targets}; flags timeout; {bound} }}"
-    yield f"map open{version} {{ type {key} : verdict; flags timeout; {bound} }}"
-    peers = f"type {address} . {key} : verdict;"
-    yield f"map peers{version} {{ {peers} flags timeout; {bound} }}"
-    yield f"map ranges{version} {{ {peers} flags timeout, interval; {bound} }}"
+    yield f"set lasting{version} {{ type {key}; flags timeout; {bound} }}"
+    yield f"set open{version} {{ type {key}; flags timeout; {bound} }}"
+    peers = f"type {address} . {key};"
+    yield f"set peers{version} {{ {peers} flags timeout; {bound} }}"
+    yield f"set ranges{version} {{ {peers} flags timeout, interval; {bound} }}"
     yield f"map sources{version} {{ type {address} . {key} : {address}; {bound} }}"
     yield f"set used{version} {{ type {key}; flags dynamic, timeout; timeout 1d; {bound} }}"
     yield f"set mute{version} {{ type {address} . {address} . inet_service; {bound} }}"
@@ -85,15 +86,17 @@ def _translating(version: int, mark: int) -> Iterator[str]:
     once = f"add @used{version} {{ {key} limit rate 1/week burst 1 packets }} goto many{version}"
     translate = f"dnat {ip} to {key} map @targets{version}"
     yield from _chain(f"many{version}", [f"ct mark set {mark}", translate])
-    yield from _chain(f"once{version}", [once])
+    lasts = f"{key} @lasting{version} goto many{version}"
+    yield from _chain(f"admitted{version}", [lasts, once])
 
 
 def _dispatching(version: int) -> Iterator[str]:
     ip = _IP[version]
     key = _KEY.format(ip=ip)
-    yield f"{ip} saddr . {key} vmap @peers{version}"
-    yield f"{key} vmap @open{version}"
-    yield f"{ip} saddr . {key} vmap @ranges{version}"
+    admit = f"goto admitted{version}"
+    yield f"{ip} saddr . {key} @peers{version} {admit}"
+    yield f"{key} @open{version} {admit}"
+    yield f"{ip} saddr . {key} @ranges{version} {admit}"
 
 
 def _source(version: int) -> str:
@@ -141,65 +144,3 @@ def _passage(found: Passage, mark: int) -> str:
 def remove(name: str) -> str:
     """Return the command that removes the table."""
     return f"delete table inet {name}"
-
-
-Element = tuple[str, str, str]
-"""A set, and the element to add to it or take from it: its key, and what follows that."""
-
-
-def elements(pinhole: Pinhole, seconds: float) -> Iterator[Element]:
-    """Yield what makes a pinhole, but for the source that its target sees.
-
-    Args:
-        pinhole: which.
-        seconds: how long it stays when nobody renews it.
-    """
-    version, transport = pinhole.version, pinhole.transport.value
-    address, target = pinhole.proxy_address, pinhole.target
-    key = f"{transport} . {address.host} . {address.port}"
-    expiry = f" timeout {max(int(seconds * 1000), 1)}ms"
-    verdict = f" : goto {'once' if pinhole.is_single else 'many'}{version}"
-    yield f"targets{version}", key, f"{expiry} : {target.host} . {target.port}"
-    if pinhole.peers is None:
-        yield f"open{version}", key, expiry + verdict
-    for host in pinhole.single_peers:
-        yield f"peers{version}", f"{host} . {key}", expiry + verdict
-    for first, last in pinhole.peer_ranges:
-        yield f"ranges{version}", f"{first}-{last} . {key}", expiry + verdict
-
-
-def use(pinhole: Pinhole) -> Element:
-    """Return what says that a pinhole for one connection is used up."""
-    address = pinhole.proxy_address
-    key = f"{pinhole.transport.value} . {address.host} . {address.port}"
-    return f"used{pinhole.version}", key, ""
-
-
-def shared(pinhole: Pinhole) -> Iterator[Element]:
-    """Yield what several pinholes with the same target have in common.
-
-    That is the source address that the target sees, and whether it may answer.
-    """
-    proxy, target = pinhole.proxy_address.host, pinhole.target
-    if pinhole.source is not None:
-        key = f"{proxy} . {pinhole.transport.value} . {target.host} . {target.port}"
-        yield f"sources{pinhole.version}", key, f" : {pinhole.source.host}"
-    if pinhole.is_one_way:
-        yield f"mute{pinhole.version}", f"{proxy} . {target.host} . {target.port}", ""
-
-
-def kill(five: Five, seconds: float) -> Element:
-    """Return what refuses packets of a connection that conntrack is to forget."""
-    transport, near, far = five
-    key = f"{near.host} . {near.port} . {far.host} . {far.port} . {transport.value}"
-    return f"killed{near.version}", key, f" timeout {max(int(seconds * 1000), 1)}ms"
-
-
-def add(name: str, found: Iterable[Element]) -> list[str]:
-    """Return the commands that add elements."""
-    return [f"add element inet {name} {where} {{ {key}{rest} }}" for where, key, rest in found]
-
-
-def delete(name: str, found: Iterable[Element]) -> list[str]:
-    """Return the commands that take elements out, which must be there."""
-    return [f"delete element inet {name} {where} {{ {key} }}" for where, key, _ in found]

@@ -7,6 +7,7 @@ next start removes the tables of dead processes, which it knows by their names.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -16,17 +17,27 @@ from pathlib import Path
 import attrs
 import structlog
 
-from fwproxy.datapath.kernel import rules
+from fwproxy.address import Endpoint, Transport
+from fwproxy.datapath.kernel import elements, rules
+from fwproxy.datapath.kernel.element_socket import ElementSocket
+from fwproxy.datapath.kernel.elements import Element, Five
+from fwproxy.datapath.kernel.netlink import open_netlink
 from fwproxy.datapath.kernel.nft import Nftables
 from fwproxy.datapath.kernel.passage import Passage
 from fwproxy.datapath.kernel.pinhole import Pinhole, PinholeKey
-from fwproxy.datapath.kernel.rules import Element, Five
+from fwproxy.datapath.kernel.transaction import Transaction
 from fwproxy.errors import KernelPathError
 
 _TABLE_NAME = re.compile(r"table inet (\S+_\d+_\d+_\d+_\d+)\b")
 """Also with another prefix."""
 KILLED_SECONDS = 60.0
 """How long packets of a killed connection are refused."""
+
+_Place = tuple[str, bytes]
+"""A set and a key in it."""
+_NOWHERE = Endpoint("0.0.0.0", 1)
+_TRIAL = elements.kill((Transport.TCP, _NOWHERE, _NOWHERE), KILLED_SECONDS)
+"""Packets that there are none of."""
 
 
 @attrs.define(slots=True)
@@ -69,8 +80,9 @@ class KernelTable:
         self._settings = settings
         self._log = log
         self._nft = Nftables()
+        self._socket: ElementSocket | None = None
         self._pinholes: dict[PinholeKey, Pinhole] = {}
-        self._shared: dict[tuple[str, str], _Shared] = {}
+        self._shared: dict[_Place, _Shared] = {}
         self._passages: list[Passage] = []
         self._made = ""
         self.name = f"{settings.prefix}_{_mark_of(os.getpid())}_{next(_numbers)}"
@@ -90,7 +102,7 @@ class KernelTable:
             self._remove_stale()
             self._make()
         except BaseException:
-            self._nft.close()
+            self._close()
             raise
 
     def _make(self) -> None:
@@ -98,13 +110,21 @@ class KernelTable:
         for owner in (True, False) if self._settings.can_own else (False,):
             try:
                 self._nft.run(self._commands(owner=owner))
+                self._socket = self._opened(owner=owner)
             except KernelPathError as error:
                 refusal = refusal or error
+                with contextlib.suppress(KernelPathError):  # it is not there
+                    self._nft.run(rules.remove(self.name))
                 continue
             self.is_owned = owner
             self._made = self._listed()
             return
         raise refusal or KernelPathError("no table")
+
+    def _opened(self, *, owner: bool) -> ElementSocket:
+        # No other socket may change an owned table than the one that has made it.
+        candidates = self._nft.sockets() if owner else (open_netlink() for _ in range(1))
+        return ElementSocket.open(self.name, candidates, _TRIAL)
 
     def _commands(self, *, owner: bool) -> str:
         settings = self._settings
@@ -136,8 +156,14 @@ class KernelTable:
         except KernelPathError as error:
             self._log.warning("the kernel table is gone already", reason=str(error))
         finally:
-            self._nft.close()
+            self._close()
             self._pinholes.clear()
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._nft.close()
 
     def open(self, pinholes: Sequence[Pinhole]) -> None:
         """Open pinholes, all or none.
@@ -152,22 +178,37 @@ class KernelTable:
             raise KernelPathError("there is such a pinhole already")
         shared = self._new_shared(pinholes)
         added = [element for pinhole in pinholes for element in self._elements(pinhole)]
-        self._nft.run("\n".join(rules.add(self.name, [*added, *shared])))
+        with self._transaction() as transaction:
+            transaction.add([*added, *shared])
         for pinhole in pinholes:
             self._pinholes[pinhole.key] = pinhole
-            for element in rules.shared(pinhole):
-                self._shared.setdefault(element[:2], _Shared(element)).uses += 1
+            for element in elements.shared(pinhole):
+                self._shared.setdefault(_place(element), _Shared(element)).uses += 1
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Transaction]:
+        """Do what is asked for in the block, all or nothing, at its end.
+
+        Raises:
+            KernelPathError: the kernel refuses.
+        """
+        if self._socket is None:
+            raise KernelPathError("there is no kernel table")
+        transaction = self._socket.transaction()
+        yield transaction
+        self._socket.commit(transaction)
 
     def _elements(self, pinhole: Pinhole) -> Iterable[Element]:
-        return rules.elements(pinhole, pinhole.timeout or self._settings.lease)
+        return elements.elements(pinhole, pinhole.timeout or self._settings.lease)
 
     def _new_shared(self, pinholes: Sequence[Pinhole]) -> list[Element]:
-        added: dict[tuple[str, str], Element] = {}
+        added: dict[_Place, Element] = {}
         for element in _all_shared(pinholes):
-            known = self._shared.get(element[:2])
-            there = added.get(element[:2]) if known is None else known.element
+            place = _place(element)
+            known = self._shared.get(place)
+            there = added.get(place) if known is None else known.element
             if there is None:
-                added[element[:2]] = element
+                added[place] = element
             elif there != element:
                 raise KernelPathError("another connection to the target has another source")
         return list(added.values())
@@ -175,10 +216,11 @@ class KernelTable:
     def _unused_shared(self, pinholes: Sequence[Pinhole]) -> list[Element]:
         unused = []
         for element in _all_shared(pinholes):
-            entry = self._shared[element[:2]]
+            place = _place(element)
+            entry = self._shared[place]
             entry.uses -= 1
             if not entry.uses:
-                del self._shared[element[:2]]
+                del self._shared[place]
                 unused.append(element)
         return unused
 
@@ -187,25 +229,14 @@ class KernelTable:
         pinholes = [each for each in pinholes if self._pinholes.pop(each.key, None) is not None]
         if not pinholes:
             return
-        there = [element for pinhole in pinholes for element in self._elements(pinhole)]
-        used = [rules.use(pinhole) for pinhole in pinholes if pinhole.is_single]
-        gone = [*there, *self._unused_shared(pinholes)]
-        self._remove_elements(gone, used)
-
-    def _remove_elements(self, there: list[Element], perhaps: list[Element]) -> None:
-        """Take elements out, and others that are perhaps not there."""
-        # Adding what is there is no error, and then taking it out is none either.
-        add, delete = rules.add, rules.delete
-        unsure = add(self.name, perhaps)
+        gone = [element for pinhole in pinholes for element in self._elements(pinhole)]
+        gone += [elements.use(pinhole) for pinhole in pinholes if pinhole.is_single]
+        gone += self._unused_shared(pinholes)
         try:
-            self._nft.run("\n".join([*unsure, *delete(self.name, [*there, *perhaps])]))
-        except KernelPathError as error:  # some have expired, or somebody has taken them out
+            with self._transaction() as transaction:
+                transaction.destroy(gone)  # what has expired is not there any more
+        except KernelPathError as error:  # the table is looked at now and then anyhow
             self._log.debug("kernel elements were gone", table=self.name, reason=str(error))
-            for element in [*there, *perhaps]:
-                try:
-                    self._nft.run("\n".join(delete(self.name, [element])))
-                except KernelPathError:  # as above; the table is looked at now and then anyhow
-                    continue
 
     def renew(self) -> None:
         """Keep what has no time-out of its own for another lease."""
@@ -214,9 +245,9 @@ class KernelTable:
             return
         found = [element for pinhole in lasting for element in self._elements(pinhole)]
         try:
-            self._nft.run(
-                "\n".join([*rules.delete(self.name, found), *rules.add(self.name, found)])
-            )
+            with self._transaction() as transaction:
+                transaction.delete(found)
+                transaction.add(found)
         except KernelPathError as error:
             self._log.warning("kernel elements are gone", table=self.name, reason=str(error))
             self.restore()
@@ -231,7 +262,7 @@ class KernelTable:
             return False
 
     def restore(self) -> None:
-        """Make the table anew, with all pinholes that are open, in one transaction.
+        """Make the table anew, and open in it again all pinholes that are open.
 
         Raises:
             KernelPathError: the kernel refuses.
@@ -247,10 +278,11 @@ class KernelTable:
                 [
                     self._commands(owner=self.is_owned),
                     rules.passages(self.name, self._passages, self._settings.mark + 1),
-                    *rules.add(self.name, found),
                 ]
             )
         )
+        with self._transaction() as transaction:
+            transaction.add(found)
         self._made = self._listed()
 
     def let_through(self, passages: Sequence[Passage]) -> None:
@@ -269,13 +301,17 @@ class KernelTable:
         Raises:
             KernelPathError: the kernel refuses.
         """
-        found = [rules.kill(each, KILLED_SECONDS) for each in directions]
-        self._nft.run("\n".join(rules.add(self.name, found)))
+        with self._transaction() as transaction:
+            transaction.add(elements.kill(each, KILLED_SECONDS) for each in directions)
 
 
 def _all_shared(pinholes: Sequence[Pinhole]) -> Iterator[Element]:
     for pinhole in pinholes:
-        yield from rules.shared(pinhole)
+        yield from elements.shared(pinhole)
+
+
+def _place(element: Element) -> _Place:
+    return element.where, element.key
 
 
 _numbers = itertools.count(1)

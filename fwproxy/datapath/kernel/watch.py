@@ -13,8 +13,8 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 
-from fwproxy.datapath.kernel.conntrack import attributes
-from fwproxy.datapath.kernel.netlink import attach_filter, opened
+from fwproxy.datapath.kernel.messages import GENERIC, HEADER, attributes
+from fwproxy.datapath.kernel.netlink import attach_filter, open_netlink
 from fwproxy.datapath.poll import Poller
 
 _NETLINK_ROUTE = 0
@@ -28,8 +28,6 @@ _SUBSYSTEM = 10
 _NEW_TABLE, _TABLE_NAME = 0, 1
 _NO_RULES = {12, 14, 15, 17, 30}
 """Elements added, deleted and destroyed; the generation; what is traced."""
-_HEADER = struct.Struct("=IHHII")
-_GENERIC = 4
 _BUFFER = 64 * 1024
 MAX_DATAGRAMS = 64
 """Datagrams taken before everybody else has a turn."""
@@ -56,9 +54,9 @@ class Watch:
         self._poller = poller
         self._rules_changed, self._routes_changed = rules_changed, routes_changed
         self._changed: set[socket.socket] = set()
-        self._rules = opened(_NFTABLES)
+        self._rules = open_netlink(_NFTABLES)
         try:
-            self._routes = opened(_ROUTING, _NETLINK_ROUTE)
+            self._routes = open_netlink(_ROUTING, _NETLINK_ROUTE)
         except BaseException:
             self._rules.close()
             raise
@@ -132,12 +130,12 @@ def _received(sock: socket.socket) -> bytes | None:
 def _messages(data: bytes) -> Iterator[tuple[int, int, memoryview]]:
     """Yield what nftables says: the kind, whose doing it is, and the rest."""
     view, position = memoryview(data), 0
-    while position + _HEADER.size + _GENERIC <= len(view):
-        length, kind, _, _, port = _HEADER.unpack_from(view, position)
-        if length < _HEADER.size + _GENERIC:
+    while position + HEADER.size + GENERIC.size <= len(view):
+        length, kind, _, _, port = HEADER.unpack_from(view, position)
+        if length < HEADER.size + GENERIC.size:
             return
         if kind >> 8 == _SUBSYSTEM:
-            yield kind & 0xFF, port, view[position + _HEADER.size + _GENERIC : position + length]
+            yield kind & 0xFF, port, view[position + HEADER.size + GENERIC.size : position + length]
         position += (length + 3) & ~3
 
 
