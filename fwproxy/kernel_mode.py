@@ -97,8 +97,6 @@ class KernelMode:
         Host.check()
         self._surroundings = surroundings(start.config)
         self._watch = Watch(start.poller, self._rules_changed, self._routes_changed)
-        if start.is_required:
-            self._make_path(start)
         self._judge()
         if self.path is None and self._reason:
             start.log.info(SPLICED, reason=self._reason)
@@ -136,7 +134,12 @@ class KernelMode:
         start, around = self._start, self._surroundings
         if start is None or around is None:
             return
+        if self.path is not None and self.path.is_lost:
+            self.path.stop()
+            self.path = None
         if start.is_required:
+            if self.path is None:
+                self._make_path(start)
             reason = next(iter(around.rules()), "")
             if reason and reason != start.warned:
                 start.log.warning("connections may be dropped", reason=reason)

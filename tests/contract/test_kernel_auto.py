@@ -1,6 +1,9 @@
 """The kernel carries connections by itself only where nothing is lost by it, at any time."""
 
 import asyncio
+import contextlib
+import ctypes
+import struct
 
 import pytest
 from calls import F, bind, bind_udp, carries, is_refused, proxy_address, redirect
@@ -10,6 +13,7 @@ from rig import PROBE_DATA, eventually, turns
 
 from fwproxy import Transport
 from fwproxy.config import DatapathConfig, Limits
+from fwproxy.errors import KernelPathError
 from fwproxy.kernel_mode import JUST_CHANGED, ONLY_LOOPBACK, KernelMode
 
 UDP = Transport.UDP
@@ -363,3 +367,71 @@ async def test_on_loopback_nothing_is_looked_at():
         add_chain("forward", policy="drop")
         await turns()
         assert reason(here) == ONLY_LOOPBACK
+
+
+@contextlib.contextmanager
+def without_permission():
+    """Let the thread have no CAP_NET_ADMIN, as if it had been taken away."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("=Ii", 0x20080522, 0)
+    sets = ctypes.create_string_buffer(24)
+    assert libc.capget(header, sets) == 0
+    effective, *others = struct.unpack("=6I", sets.raw)
+    less = struct.pack("=6I", effective & ~(1 << 12), *others)
+    assert libc.capset(header, less) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(header, sets.raw) == 0
+
+
+@in_own_network
+@pytest.mark.parametrize("how", ["noticed", "at the next pinhole", "at the next end"])
+async def test_a_permission_that_is_taken_away_closes_everything_in_the_kernel(how, logged):
+    async with auto_world() as here:
+        primary, waiting, client = await near(here)
+        (ending,) = await bind(primary, client.address)
+        (carried,) = await bind(primary, client.address)
+        ends = await come(here, carried, client, NEAR)
+        await eventually(lambda: carried.data_path == "kernel")
+        with without_permission():
+            if how == "noticed":
+                here.advance(3)
+            elif how == "at the next end":
+                ending.kill()
+            (spliced,) = await bind(primary, client.address)
+            assert spliced.choice.path.value == "splice"
+            assert await carries(*await come(here, spliced, client, NEAR))
+            here.advance(3)
+            assert not tables()
+            assert "CAP_NET_ADMIN" in reason(here)
+            assert await carries(*await come(here, waiting, client, NEAR))
+            assert waiting.data_path == "splice"
+            assert carried.is_closed
+        for end in ends:
+            end.close()
+    assert "the kernel path has failed" in [line["event"] for line in logged]
+
+
+@in_own_network
+async def test_a_table_that_cannot_be_changed_for_once_is_made_anew(monkeypatch):
+    async with auto_world() as here:
+        primary, waiting, client = await near(here)
+        (ending,) = await bind(primary, client.address)
+        first = path(here)
+
+        def refuse(self, pinholes):
+            raise KernelPathError("no memory")
+
+        with monkeypatch.context() as broken:
+            broken.setattr("fwproxy.datapath.kernel.table.KernelTable.close", refuse)
+            ending.kill()
+        assert not tables()
+        assert "no memory" in reason(here)
+        assert await is_refused(here, proxy_address(ending), NEAR)
+        assert await carries(*await come(here, waiting, client, NEAR))
+        here.advance(3)
+        assert path(here) is not first
+        (again,) = await bind(primary, client.address)
+        assert again.choice.path.value == "kernel"
+        assert await carries(*await come(here, again, client, NEAR))

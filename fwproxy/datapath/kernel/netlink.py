@@ -225,9 +225,9 @@ def attach_filter(sock: socket.socket, code: Sequence[tuple[int, int, int, int]]
 
 
 def can_administer() -> bool:
-    """Tell whether this process has CAP_NET_ADMIN in its user namespace."""
+    """Tell whether this thread has CAP_NET_ADMIN in its user namespace."""
     try:
-        with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123 - read once
+        with open("/proc/thread-self/status", encoding="ascii") as status:  # noqa: PTH123 - read once
             line = next(line for line in status if line.startswith("CapEff:"))
     except (OSError, StopIteration):
         return os.geteuid() == 0

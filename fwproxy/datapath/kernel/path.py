@@ -13,7 +13,7 @@ from fwproxy.clock import Deadline, Deadlines
 from fwproxy.datapath.kernel.conntrack import FlowReport, Stage, Tuple
 from fwproxy.datapath.kernel.flow import KernelFlow
 from fwproxy.datapath.kernel.host import Host
-from fwproxy.datapath.kernel.netlink import ConntrackEvents, ConntrackRequests
+from fwproxy.datapath.kernel.netlink import ConntrackEvents, ConntrackRequests, can_administer
 from fwproxy.datapath.kernel.passage import Passage
 from fwproxy.datapath.kernel.pinhole import Pinhole, PinholeKey
 from fwproxy.datapath.kernel.table import KernelTable, TableSettings
@@ -56,6 +56,11 @@ class OpenPinhole:
 class KernelPath:
     """Opens pinholes and reports the connections that come through them.
 
+    Attributes:
+        host: what it knows of this host.
+        broken: why it cannot open pinholes now; empty while it can.
+        is_lost: whether it never will again, and has let go of its table.
+
     Args:
         settings: for the table.
         event_buffer: bytes of events that may wait to be heard.
@@ -79,6 +84,7 @@ class KernelPath:
         self._log = log
         self.host = Host()
         self.broken = ""
+        self.is_lost = False
         self._table: KernelTable | None = None
         self._events: ConntrackEvents | None = None
         self._requests: ConntrackRequests | None = None
@@ -193,8 +199,29 @@ class KernelPath:
                 self._recent[each.pinhole.key] = self.now()
         while len(self._recent) > _MAX_RECENT:
             self._recent.popitem(last=False)
-        if self._table is not None:
-            self._table.close([each.pinhole for each in there])
+        self._close(there)
+
+    def _close(self, opened: Sequence[OpenPinhole]) -> None:
+        if self._table is None:
+            return
+        try:
+            self._table.close([each.pinhole for each in opened])
+        except KernelPathError as error:
+            if self._table.is_owned or not can_administer():
+                self._abandon(f"a pinhole cannot be closed: {error}")
+            else:  # somebody has changed the table, which is restored as soon as that is noticed
+                self._log.debug("kernel elements were gone", reason=str(error))
+
+    def _abandon(self, reason: str) -> None:
+        """Let go of everything, rather than have open what cannot be closed."""
+        if self._table is None:
+            return
+        self.is_lost = True
+        table, self._table = self._table, None
+        table.abandon()
+        for flow in tuple(self._flows.values()):
+            flow.hear(attrs.evolve(flow.report, stage=Stage.FORGOTTEN))
+        self._fail(reason)
 
     def give_back(self) -> None:
         """Close every pinhole that somebody might still come through; user space waits instead.
@@ -205,8 +232,7 @@ class KernelPath:
         waiting = [each for each in self._open.values() if not each.is_used_up]
         if not waiting:
             return
-        if self._table is not None:
-            self._table.close([each.pinhole for each in waiting])
+        self._close(waiting)
         if self._events is not None:
             self._events.take_all()
         for each in waiting:
@@ -309,6 +335,9 @@ class KernelPath:
     def look(self) -> None:
         """Renew what has no time-out of its own, and see what others have changed."""
         if self._table is None:
+            return
+        if not can_administer():
+            self._abandon("CAP_NET_ADMIN has been taken away")
             return
         self.host.look()
         try:

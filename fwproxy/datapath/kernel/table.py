@@ -159,6 +159,11 @@ class KernelTable:
             self._close()
             self._pinholes.clear()
 
+    def abandon(self) -> None:
+        """Let go of a table that cannot be changed; an owned one goes with its socket."""
+        self._close()
+        self._pinholes.clear()
+
     def _close(self) -> None:
         if self._socket is not None:
             self._socket.close()
@@ -225,18 +230,19 @@ class KernelTable:
         return unused
 
     def close(self, pinholes: Sequence[Pinhole]) -> None:
-        """Close pinholes; what the kernel has of them is gone when this returns."""
+        """Close pinholes; what the kernel has of them is gone when this returns.
+
+        Raises:
+            KernelPathError: the kernel refuses: they are open still, unless the table is gone.
+        """
         pinholes = [each for each in pinholes if self._pinholes.pop(each.key, None) is not None]
         if not pinholes:
             return
         gone = [element for pinhole in pinholes for element in self._elements(pinhole)]
         gone += [elements.use(pinhole) for pinhole in pinholes if pinhole.is_single]
         gone += self._unused_shared(pinholes)
-        try:
-            with self._transaction() as transaction:
-                transaction.destroy(gone)  # what has expired is not there any more
-        except KernelPathError as error:  # the table is looked at now and then anyhow
-            self._log.debug("kernel elements were gone", table=self.name, reason=str(error))
+        with self._transaction() as transaction:
+            transaction.destroy(gone)  # what has expired is not there any more
 
     def renew(self) -> None:
         """Keep what has no time-out of its own for another lease."""
