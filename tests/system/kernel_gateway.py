@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import socket
 from collections.abc import Iterator
 
+from .ends import ScriptedClient, active_command, connect
 from .namespaces import Network, Side, network
 from .proxy import Listener, Proxy, running_proxy
 from .server_kind import FTPServer
-from .terms import Family
+from .terms import Family, Mode
 
 FORWARDING = {
     "net/ipv4/ip_forward": 1,
@@ -68,3 +71,34 @@ def elements(net: Network) -> dict[str, int]:
 def conntrack(net: Network, *args: str, side: Side = Side.PROXY) -> str:
     """What conntrack lists."""
     return net.run(side, ["sh", "-c", f"conntrack -L {' '.join(args)} 2>/dev/null"])
+
+
+@contextlib.contextmanager
+def waiting_port(
+    proxy: Proxy, mode: Mode, client: ScriptedClient
+) -> Iterator[tuple[int, socket.socket | None]]:
+    """Let the client ask for a data connection; the port for it, and where the client listens."""
+    if mode is Mode.PASSIVE:
+        yield client.passive()[1], None
+        return
+    with client.listen() as listener:
+        start = len(proxy.lines())
+        assert client.code(active_command(listener)) == 200
+        (line,) = proxy.await_log("permission given", start)
+        (port,) = re.findall(r"proxy_address=\S*:(\d+)", line["permission"])
+        yield int(port), listener
+
+
+def start_fetching(
+    client: ScriptedClient, port: int, listener: socket.socket | None, name: str
+) -> socket.socket:
+    """Ask for a file over the data connection that has been set up."""
+    if listener is None:
+        data = connect(client.target.host, port, client.namespace)
+        assert client.code(f"RETR {name}") == 150
+    else:
+        client.send(f"RETR {name}\r\n".encode())
+        data = listener.accept()[0]
+        assert client.code() == 150
+    data.settimeout(10)
+    return data
