@@ -74,7 +74,8 @@ class Host:
         here = self.is_local(target) or (peer is not None and self.is_local(peer))
         if not here and not self.forwards(pinhole.version):
             return f"{FORWARDING[pinhole.version].replace('/', '.')} is off"
-        if pinhole.source is None and self._has_diversions():
+        foreign = pinhole.source is None or not self.is_local(pinhole.proxy_address.host)
+        if foreign and self._has_diversions():
             return "packets to addresses of other hosts may be diverted (ip rule)"
         return ""
 
