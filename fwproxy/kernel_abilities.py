@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import structlog
 
 from fwproxy.config import Config
+from fwproxy.datapath.kernel.host import Host
 from fwproxy.datapath.kernel.probe import try_out
 from fwproxy.datapath.kernel.sysctl import counts_bytes, forwards
 from fwproxy.errors import KernelPathError
@@ -21,20 +22,22 @@ def abilities(
     if why_not:
         yield "kernel path", f"not used: {why_not}"
         return
-    around = surroundings(config)
     try:
-        hindrance, rules = around.hindrance(), around.rules()
-    finally:
-        around.close()
-    try:
-        owned = try_out(table_settings(config), log)
+        Host.check()
+        around = surroundings(config)
+        try:
+            hindrance, rules = around.hindrance(), around.rules()
+        finally:
+            around.close()
+        if hindrance and config.datapath.kernel == "auto":
+            # A trial would make conntrack begin, where nothing of it is wanted.
+            yield "kernel path", f"not used now: {hindrance}"
+        else:
+            owned = try_out(table_settings(config), log)
+            yield "kernel path", "nftables and conntrack events" + ("; the table is owned" * owned)
     except KernelPathError as error:
         yield "kernel path", f"not possible: {error}"
         return
-    found = "nftables and conntrack events" + ("; the table is owned" * owned)
-    if hindrance and config.datapath.kernel == "auto":
-        found += f"; not used now: {hindrance}"
-    yield "kernel path", found
     on = [f"IPv{version}" for version in (4, 6) if forwards(version)]
     yield "forwarding", ", ".join(on) or "off: only for connections with this host itself"
     yield "bytes in the kernel", "counted" if counts_bytes() else "not counted (nf_conntrack_acct)"
