@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from .client_kind import Client
+from .kernel_gateway import Place, forwarding_network, with_server
 from .matrix import Combination, Samples, Workspace
 from .namespaces import Network, missing, network
 from .server_kind import FTPServer, ServerKind
@@ -105,3 +106,10 @@ def record_combination(
         skip_if_missing(combination.server, combination.client)
 
     return record
+
+
+@pytest.fixture(scope="module")
+def place(samples: Samples, needs_network: None) -> Iterator[Place]:
+    """A host that forwards, and counts what it forwards."""
+    with forwarding_network() as net, with_server(net, samples) as found:
+        yield found

@@ -8,9 +8,14 @@ import re
 import socket
 from collections.abc import Iterator
 
-from .ends import ScriptedClient, active_command, connect
+import attrs
+import pytest
+
+from .ends import ScriptedClient, active_command, connect, read_all
+from .ftp_servers import VSFTPD
+from .matrix import Samples
 from .namespaces import Network, Side, network
-from .proxy import Listener, Proxy, running_proxy
+from .proxy import Line, Listener, Proxy, running_proxy
 from .server_kind import FTPServer
 from .terms import Family, Mode
 
@@ -102,3 +107,76 @@ def start_fetching(
         assert client.code() == 150
     data.settimeout(10)
     return data
+
+
+DROP = """\
+table inet firewall {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        ct state established,related accept
+    }
+}
+"""
+SPLICED, RESTS, BACK = (
+    "no kernel path, connections are spliced",
+    "the kernel path rests, connections are spliced",
+    "the kernel carries connections again",
+)
+
+
+@attrs.frozen
+class Place:
+    """A network with a server in it."""
+
+    net: Network
+    server: FTPServer
+
+    @contextlib.contextmanager
+    def proxy(self, more: str = PORTS) -> Iterator[Proxy]:
+        """Run a proxy; nothing is said of the kernel unless `more` does."""
+        listener = Listener("ftp", self.net.proxy_address(Side.CLIENT), self.server, port=21)
+        namespace = self.net.namespace(Side.PROXY)
+        with running_proxy([listener], more, namespace=namespace) as proxy:
+            yield proxy
+
+    @contextlib.contextmanager
+    def client(self, proxy: Proxy, side: Side = Side.CLIENT) -> Iterator[ScriptedClient]:
+        """A client that has logged in; when it has left, nothing may be left of it."""
+        target = proxy.target("ftp", self.server)
+        with ScriptedClient(target, self.net.namespace(side)) as client:
+            client.login()
+            yield client
+            assert client.code("QUIT") == 221
+        proxy.finish()
+        assert not [each for each in tables(self.net) if each.startswith("fwproxy_")]
+
+    def load(self, rules: str) -> None:
+        """Let an operator load rules."""
+        self.net.run(Side.PROXY, ["nft", "-f", "-"], standard_input=rules)
+
+
+def fetch(proxy: Proxy, client: ScriptedClient, mode: Mode, samples: Samples) -> Line:
+    """Fetch a file; what the log says of its connection."""
+    start = len(proxy.lines())
+    with waiting_port(proxy, mode, client) as (port, listener):
+        finish_fetching(client, port, listener, samples)
+    return proxy.await_log("connection closed", start, protocol="ftp-data")[0]
+
+
+def finish_fetching(
+    client: ScriptedClient, port: int, listener: socket.socket | None, samples: Samples
+) -> None:
+    """Fetch a file over the data connection that has been set up."""
+    with start_fetching(client, port, listener, "mib.bin") as data:
+        assert read_all(data) == samples.content("mib.bin")
+    assert client.code() == 226
+
+
+@contextlib.contextmanager
+def with_server(net: Network, samples: Samples) -> Iterator[Place]:
+    """A server in a network."""
+    if lack := VSFTPD.missing():
+        pytest.skip(f"package missing: {lack}")
+    host = net.address(Side.SERVER)
+    with VSFTPD.start(samples.root, host, net.namespace(Side.SERVER)) as server:
+        yield Place(net, server)

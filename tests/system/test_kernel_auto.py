@@ -1,150 +1,77 @@
-"""The kernel path as it is by default: on a gateway, and on hosts where it had better not be."""
+"""The kernel path as it is by default: on a place, and on hosts where it had better not be."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-import attrs
 import pytest
 
-from .ends import ScriptedClient, connect, listen, read_all, socket_in
-from .ftp_servers import VSFTPD
+from .ends import connect, listen, socket_in
 from .kernel_gateway import (
+    BACK,
+    DROP,
     PORTS,
     REQUIRE,
+    RESTS,
+    SPLICED,
+    Place,
     conntrack,
-    forwarding_network,
-    start_fetching,
+    fetch,
+    finish_fetching,
     tables,
     waiting_port,
+    with_server,
 )
 from .matrix import Samples
-from .namespaces import Network, Side, network, reach
-from .proxy import Line, Listener, Proxy, running_proxy
-from .server_kind import FTPServer
+from .namespaces import Side, network, reach
 from .terms import Mode
-
-DROP = """\
-table inet firewall {
-    chain forward {
-        type filter hook forward priority filter; policy drop;
-        ct state established,related accept
-    }
-}
-"""
-SPLICED, RESTS, BACK = (
-    "no kernel path, connections are spliced",
-    "the kernel path rests, connections are spliced",
-    "the kernel carries connections again",
-)
-
-
-@attrs.frozen
-class Gateway:
-    """A network with a server in it."""
-
-    net: Network
-    server: FTPServer
-
-    @contextlib.contextmanager
-    def proxy(self, more: str = PORTS) -> Iterator[Proxy]:
-        """Run a proxy; nothing is said of the kernel unless `more` does."""
-        listener = Listener("ftp", self.net.proxy_address(Side.CLIENT), self.server, port=21)
-        namespace = self.net.namespace(Side.PROXY)
-        with running_proxy([listener], more, namespace=namespace) as proxy:
-            yield proxy
-
-    @contextlib.contextmanager
-    def client(self, proxy: Proxy, side: Side = Side.CLIENT) -> Iterator[ScriptedClient]:
-        """A client that has logged in; when it has left, nothing may be left of it."""
-        target = proxy.target("ftp", self.server)
-        with ScriptedClient(target, self.net.namespace(side)) as client:
-            client.login()
-            yield client
-            assert client.code("QUIT") == 221
-        proxy.finish()
-        assert not [each for each in tables(self.net) if each.startswith("fwproxy_")]
-
-    def load(self, rules: str) -> None:
-        """Let an operator load rules."""
-        self.net.run(Side.PROXY, ["nft", "-f", "-"], standard_input=rules)
-
-
-def fetch(proxy: Proxy, client: ScriptedClient, mode: Mode, samples: Samples) -> Line:
-    """Fetch a file; what the log says of its connection."""
-    start = len(proxy.lines())
-    with waiting_port(proxy, mode, client) as (port, listener):
-        finish_fetching(client, port, listener, samples)
-    return proxy.await_log("connection closed", start, protocol="ftp-data")[0]
-
-
-def finish_fetching(client: ScriptedClient, port: int, listener: object, samples: Samples) -> None:
-    with start_fetching(client, port, listener, "mib.bin") as data:  # type: ignore[arg-type]
-        assert read_all(data) == samples.content("mib.bin")
-    assert client.code() == 226
-
-
-@contextlib.contextmanager
-def with_server(net: Network, samples: Samples) -> Iterator[Gateway]:
-    if lack := VSFTPD.missing():
-        pytest.skip(f"package missing: {lack}")
-    host = net.address(Side.SERVER)
-    with VSFTPD.start(samples.root, host, net.namespace(Side.SERVER)) as server:
-        yield Gateway(net, server)
-
-
-@pytest.fixture(scope="module")
-def gateway(samples: Samples, needs_network: None) -> Iterator[Gateway]:
-    """A host that forwards, and counts what it forwards."""
-    with forwarding_network() as net, with_server(net, samples) as found:
-        yield found
 
 
 @pytest.mark.parametrize("mode", list(Mode))
 def test_a_firewall_that_is_loaded_meanwhile_fails_no_transfer(
-    gateway: Gateway, mode: Mode, samples: Samples
+    place: Place, mode: Mode, samples: Samples
 ) -> None:
     """Nobody waits until the proxy has heard of the rules: a first packet that is lost to them
     comes again."""
-    with gateway.proxy() as proxy, gateway.client(proxy) as client:
+    with place.proxy() as proxy, place.client(proxy) as client:
         assert fetch(proxy, client, mode, samples)["path"] == "kernel"
         start = len(proxy.lines())
         with waiting_port(proxy, mode, client) as (port, listener):
-            gateway.load(DROP)
+            place.load(DROP)
             finish_fetching(client, port, listener, samples)
         (line,) = proxy.await_log("connection closed", start, protocol="ftp-data")
         assert line["path"] == "splice"
         assert "the chain inet firewall forward may drop" in line["why"]
         assert proxy.logged(RESTS, start)
         assert fetch(proxy, client, mode, samples)["path"] == "splice"
-        gateway.load("delete table inet firewall")
+        place.load("delete table inet firewall")
         proxy.await_log(BACK, start)
         assert fetch(proxy, client, mode, samples)["path"] == "kernel"
 
 
-def test_required_it_fails_behind_such_a_firewall(gateway: Gateway) -> None:
+def test_required_it_fails_behind_such_a_firewall(place: Place) -> None:
     """So it is no wonder that it does not by itself."""
-    with gateway.proxy(PORTS + REQUIRE) as proxy, gateway.client(proxy) as client:
+    with place.proxy(PORTS + REQUIRE) as proxy, place.client(proxy) as client:
         host, port = client.passive()
-        gateway.load(DROP)
+        place.load(DROP)
         try:
-            assert reach(gateway.net, Side.CLIENT, host, port) != "connected"
+            assert reach(place.net, Side.CLIENT, host, port) != "connected"
         finally:
-            gateway.load("delete table inet firewall")
+            place.load("delete table inet firewall")
         assert proxy.await_log("connections may be dropped")
 
 
 @pytest.mark.parametrize("mode", list(Mode))
 def test_a_firewall_that_lets_the_mark_through_is_none(
-    gateway: Gateway, mode: Mode, samples: Samples
+    place: Place, mode: Mode, samples: Samples
 ) -> None:
-    gateway.load(DROP.replace("ct state", "ct mark 26231 accept\n ct state"))
+    place.load(DROP.replace("ct state", "ct mark 26231 accept\n ct state"))
     try:
-        with gateway.proxy() as proxy, gateway.client(proxy) as client:
+        with place.proxy() as proxy, place.client(proxy) as client:
             assert fetch(proxy, client, mode, samples)["path"] == "kernel"
     finally:
-        gateway.load("delete table inet firewall")
+        place.load("delete table inet firewall")
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -168,18 +95,18 @@ def test_a_host_that_does_not_forward_is_left_as_it_is(
 
 @pytest.mark.parametrize("mode", list(Mode))
 def test_a_client_on_the_proxys_own_host_is_carried_too(
-    gateway: Gateway, mode: Mode, samples: Samples
+    place: Place, mode: Mode, samples: Samples
 ) -> None:
-    with gateway.proxy() as proxy, gateway.client(proxy, Side.PROXY) as client:
+    with place.proxy() as proxy, place.client(proxy, Side.PROXY) as client:
         assert fetch(proxy, client, mode, samples)["path"] == "kernel"
 
 
 def test_a_translated_connection_may_have_the_number_of_a_port_that_waits(
-    gateway: Gateway, samples: Samples
+    place: Place, samples: Samples
 ) -> None:
     """The kernel tells them apart by their ends, and neither gets what is the other's."""
-    net = gateway.net
-    gateway.load("""
+    net = place.net
+    place.load("""
         table ip masquerading {
             chain out { type nat hook postrouting priority srcnat; oifname "server" masquerade; }
         }
@@ -188,8 +115,8 @@ def test_a_translated_connection_may_have_the_number_of_a_port_that_waits(
     outer, host = net.proxy_address(Side.SERVER), net.address(Side.SERVER)
     try:
         with (
-            gateway.proxy() as proxy,
-            gateway.client(proxy) as client,
+            place.proxy() as proxy,
+            place.client(proxy) as client,
             listen(host, net.namespace(Side.SERVER)) as far,
             waiting_port(proxy, Mode.ACTIVE, client) as (port, listener),
             socket_in(net.namespace(Side.CLIENT), host) as other,
@@ -207,7 +134,7 @@ def test_a_translated_connection_may_have_the_number_of_a_port_that_waits(
             (line,) = proxy.await_log("connection closed", protocol="ftp-data")
             assert line["path"] == "kernel"
     finally:
-        gateway.load("delete table ip masquerading")
+        place.load("delete table ip masquerading")
 
 
 NARROW = 1000
@@ -222,18 +149,18 @@ table inet deaf {
 
 
 @pytest.fixture
-def narrow(gateway: Gateway) -> Iterator[Gateway]:
+def narrow(place: Place) -> Iterator[Place]:
     """Large packets do not fit on the way to the server, and the client never hears of that."""
-    net = gateway.net
+    net = place.net
     link = ["ip", "link", "set", "dev", "server", "mtu"]
     net.run(Side.PROXY, [*link, str(NARROW)])
     net.run(Side.CLIENT, ["nft", "-f", "-"], standard_input=DEAF)
-    yield gateway
+    yield place
     net.run(Side.CLIENT, ["nft", "delete", "table", "inet", "deaf"])
     net.run(Side.PROXY, [*link, "1500"])
 
 
-def test_segments_fit_on_both_links(narrow: Gateway, samples: Samples) -> None:
+def test_segments_fit_on_both_links(narrow: Place, samples: Samples) -> None:
     """As they do where the proxy has a connection with either end."""
     with narrow.proxy() as proxy, narrow.client(proxy) as client:
         host, port = client.passive()
@@ -249,7 +176,7 @@ def test_segments_fit_on_both_links(narrow: Gateway, samples: Samples) -> None:
         stored.unlink(missing_ok=True)
 
 
-def test_without_the_proxy_they_do_not(narrow: Gateway, samples: Samples) -> None:
+def test_without_the_proxy_they_do_not(narrow: Place, samples: Samples) -> None:
     net = narrow.net
     with contextlib.suppress(AssertionError):  # it has one already
         net.add_default_route()

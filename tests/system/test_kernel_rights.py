@@ -10,15 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from .kernel_gateway import PORTS, REQUIRE, tables
+from .kernel_gateway import BACK, DROP, PORTS, REQUIRE, RESTS, SPLICED, Place, fetch, tables
 from .matrix import Samples
 from .namespaces import Network, Side, network
 from .processes import find_program
 from .proxy import Listener, Proxy, running_proxy
 from .terms import Mode
-from .test_kernel_auto import BACK, DROP, RESTS, SPLICED, Gateway, fetch, gateway
-
-__all__ = ["gateway"]
 
 NOBODY = 65534
 NET_ADMIN, NET_BIND_SERVICE = 1 << 12, 1 << 10
@@ -39,7 +36,7 @@ def facts(proxy: Proxy) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def proxy_of(found: Gateway, more: str, *started_by: str) -> Iterator[Proxy]:
+def proxy_of(found: Place, more: str, *started_by: str) -> Iterator[Proxy]:
     if find_program("setpriv") is None:
         pytest.skip("package missing: util-linux")
     host, namespace = found.net.proxy_address(Side.CLIENT), found.net.namespace(Side.PROXY)
@@ -51,7 +48,7 @@ def proxy_of(found: Gateway, more: str, *started_by: str) -> Iterator[Proxy]:
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("way", ["become", "service"])
 def test_an_unprivileged_user_has_the_kernel_carry_connections(
-    gateway: Gateway,
+    place: Place,
     way: str,
     mode: Mode,
     samples: Samples,
@@ -60,30 +57,30 @@ def test_an_unprivileged_user_has_the_kernel_carry_connections(
     more, started_by = PORTS + REQUIRE, AS_A_SERVICE
     if way == "become":
         more, started_by = PORTS + '[process]\nuser = "nobody"\n', []
-    with proxy_of(gateway, more, *started_by) as proxy:
+    with proxy_of(place, more, *started_by) as proxy:
         found = facts(proxy)
         assert set(found["Uid"].split()) == {str(NOBODY)}
         assert int(found["CapEff"], 16) & ~NET_BIND_SERVICE == NET_ADMIN
         assert found["NoNewPrivs"] == "1"
-        with gateway.client(proxy) as client:
+        with place.client(proxy) as client:
             assert fetch(proxy, client, mode, samples)["path"] == "kernel"
             if way == "become":
-                gateway.load(DROP)
+                place.load(DROP)
                 proxy.await_log(RESTS)
                 assert fetch(proxy, client, mode, samples)["path"] == "splice"
-                gateway.load("delete table inet firewall")
+                place.load("delete table inet firewall")
                 proxy.await_log(BACK)
                 assert fetch(proxy, client, mode, samples)["path"] == "kernel"
 
 
 def test_without_the_capability_connections_are_spliced(
-    gateway: Gateway,
+    place: Place,
     samples: Samples,
 ) -> None:
-    with proxy_of(gateway, PORTS, *WITHOUT) as proxy:
+    with proxy_of(place, PORTS, *WITHOUT) as proxy:
         assert proxy.logged(SPLICED, reason="no CAP_NET_ADMIN")
         assert not int(facts(proxy)["CapEff"], 16) & NET_ADMIN
-        with gateway.client(proxy) as client:
+        with place.client(proxy) as client:
             line = fetch(proxy, client, Mode.PASSIVE, samples)
             assert (line["path"], line["why"]) == ("splice", "no CAP_NET_ADMIN")
 
@@ -98,14 +95,14 @@ protocol = "ftp"
 
 
 def test_without_the_capability_there_is_no_start_if_it_is_required(
-    gateway: Gateway,  # noqa: F811 - as above
+    place: Place,
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "proxy.toml"
     path.write_text(CONFIGURATION + REQUIRE, encoding="utf-8")
     command = [*WITHOUT, sys.executable, "-m", "fwproxy", "run", "--config", path]
     with pytest.raises(AssertionError, match="the kernel path is required, but: no CAP_NET_ADMIN"):
-        gateway.net.run(Side.PROXY, command)
+        place.net.run(Side.PROXY, command)
 
 
 def check(net: Network, directory: Path, more: str, *started_by: str) -> list[str]:
@@ -118,10 +115,10 @@ def check(net: Network, directory: Path, more: str, *started_by: str) -> list[st
 
 
 def test_check_says_what_the_host_can_do(
-    gateway: Gateway,
+    place: Place,
     tmp_path: Path,
 ) -> None:
-    net = gateway.net
+    net = place.net
     said = check(net, tmp_path, "")
     assert "kernel path: nftables and conntrack events; the table is owned" in said
     assert "forwarding: IPv4, IPv6" in said
@@ -129,7 +126,7 @@ def test_check_says_what_the_host_can_do(
     assert "kernel path: not possible: no CAP_NET_ADMIN" in check(net, tmp_path, "", *WITHOUT)
     off = '[datapath]\nkernel = "off"\n'
     assert 'kernel path: not used: kernel = "off"' in check(net, tmp_path, off)
-    gateway.load(DROP)
+    place.load(DROP)
     try:
         why = (
             "the chain inet firewall forward may drop what is forwarded: "
@@ -141,7 +138,7 @@ def test_check_says_what_the_host_can_do(
         assert "kernel path: nftables and conntrack events; the table is owned" in said
         assert f"in the way: {why}" in said
     finally:
-        gateway.load("delete table inet firewall")
+        place.load("delete table inet firewall")
     assert not tables(net)
 
 
