@@ -100,8 +100,8 @@ class DatapathConfig:
     """How bytes are carried.
 
     Attributes:
-        kernel: whether the kernel shall carry what no filter wants to see: `auto` where it can,
-            `require` refuses to start where it cannot.
+        kernel: whether the kernel shall carry what no filter wants to see: `auto` where nothing
+            is lost by it, `require` refuses to start where it cannot.
         kernel_table: how the name of the proxy's nftables table begins.
         kernel_mark: the conntrack mark of connections that the kernel carries; protocols that
             are let through whole have the next higher one where they are translated.

@@ -13,13 +13,16 @@ class LegacyTables:
     """The tables of iptables' old kind, which nftables does not show.
 
     The files stay open: only root may open them, and this process may be somebody else later.
+
+    Args:
+        directory: where the kernel says which ones there are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, directory: str = "/proc/thread-self/net") -> None:
         self._files: dict[str, int | None] = {}
         for name, kind in (("ip_tables_names", "iptables"), ("ip6_tables_names", "ip6tables")):
             try:
-                self._files[kind] = os.open(f"/proc/thread-self/net/{name}", os.O_RDONLY)
+                self._files[kind] = os.open(f"{directory}/{name}", os.O_RDONLY)
             except PermissionError:
                 self._files[kind] = None
             except OSError:  # there are no such tables

@@ -24,12 +24,14 @@ _PRIORITIES = {
 _BEGINNING = re.compile(r"(table|chain) (.+?) \{")
 _HOOK = re.compile(r"type \S+ hook (\S+) .*?priority (-?\w+)(?: ([+-]) (\d+))?;(?: policy (\w+))?")
 _QUOTED = re.compile(r'"[^"]*"')
-_DROPS = re.compile(r"\b(drop|reject|queue|synproxy)\b|\bvmap @")
+_DROPS = re.compile(r"\b(drop|reject|queue|synproxy|DROP|REJECT|NFQUEUE|SYNPROXY)\b|\bvmap @")
 _ASKS = re.compile(r"\b(?:jump|goto) (\S+)")
 _MEDDLES = re.compile(
     r"\bnotrack\b|\bct (mark|event|timeout|zone|original zone|reply zone) set\b|\bflow add\b"
+    r"|\b(CONNMARK|CONNSECMARK|CT|NOTRACK|TPROXY)\b"
 )
-"""What keeps conntrack from telling the proxy of its connections, or from keeping them."""
+"""What keeps conntrack from telling the proxy of its connections, or from keeping them; in capital
+letters where iptables has translated it for nftables."""
 _TARGET = re.compile(r'\bxt target "(\w+)"')
 _HARMLESS_TARGETS = {"MASQUERADE", "SNAT", "DNAT", "REDIRECT", "LOG", "NFLOG", "TCPMSS", "TTL"}
 """Of those that nft does not understand; it prints no more than their names."""
