@@ -6,14 +6,7 @@ import pytest
 from calls import UNKNOWN, F, bind, carries, is_refused, proxy_address, redirect
 from kernel_world import come, elements, opened, path, tables, world
 from own_network import FAR, FAR_6, NEAR, NEAR_6, in_own_network, shell
-from rig import (
-    HOST,
-    Hearing,
-    eventually,
-    free_ports,
-    make_filter,
-    tagger,
-)
+from rig import HOST, Hearing, eventually, free_ports, make_filter, tagger
 
 from fwproxy import Endpoint, IpFilter, Verdict
 from fwproxy.events import AcceptedConnection, ConnectTcp, EstablishedConnection

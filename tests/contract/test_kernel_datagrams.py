@@ -6,11 +6,7 @@ import pytest
 from calls import F, bind_udp, proxy_address, redirect
 from kernel_world import elements, world
 from own_network import in_own_network, shell
-from rig import (
-    Hearing,
-    eventually,
-    turns,
-)
+from rig import Hearing, eventually, turns
 
 from fwproxy import Transport
 from fwproxy.config import SecondaryConfig

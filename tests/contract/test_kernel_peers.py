@@ -8,12 +8,7 @@ import pytest
 from calls import F, carries, is_refused, proxy_address
 from kernel_world import come, elements, opened, path, world
 from own_network import in_own_network, shell
-from rig import (
-    HOST,
-    OTHER_HOST,
-    THIRD_HOST,
-    eventually,
-)
+from rig import HOST, OTHER_HOST, THIRD_HOST, eventually
 
 from fwproxy import IpFilter
 from fwproxy.config import DatapathConfig, Limits, SecondaryConfig

@@ -1,14 +1,16 @@
 """Ports whose connections the kernel carries: side by side, many, and not to be had (S07-S13)."""
 
+import contextlib
+
 import pytest
-from calls import bind, carries, ports, proxy_address
+from calls import bind, bind_udp, carries, ports, proxy_address, redirect
 from kernel_world import come, elements, opened, world
 from own_network import in_own_network
-from rig import (
-    free_ports,
-)
+from rig import free_ports
 
 from fwproxy.config import DatapathConfig, Limits, SecondaryConfig
+from fwproxy.datapath.kernel.messages import split
+from fwproxy.datapath.kernel.netlink import open_netlink
 from fwproxy.errors import AddressInUseError
 
 
@@ -74,3 +76,68 @@ async def test_more_pinholes_than_the_kernel_may_have_are_spliced():
         assert made[2][0].choice.reason == "2 pinholes already (max_pinholes)"
         for connection, client in made:
             assert await carries(*await come(here, connection, client))
+
+
+@contextlib.contextmanager
+def generations():
+    """Count the transactions that nftables has done since."""
+    with contextlib.closing(open_netlink(1 << 7 - 1)) as sock:  # NFNLGRP_NFTABLES
+        sock.settimeout(0)
+
+        def count():
+            found = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    found += sum(kind & 0xFF == 15 for kind, *_ in split(sock.recv(1 << 16)))
+            return found
+
+        yield count
+
+
+@in_own_network
+@pytest.mark.parametrize("count", [2, 8])
+async def test_s07_datagrams_to_ports_side_by_side_are_opened_in_one_transaction(count):
+    """As RTP and its reports want them."""
+    async with world() as here:
+        primary = await here.primary()
+        ends = [here.datagrams() for _ in range(count)]
+        with generations() as transactions:
+            made = await bind_udp(primary, *(each.address for each in ends))
+            assert transactions() == 1
+            numbers = ports(made)
+            assert numbers == list(range(numbers[0], numbers[0] + count))
+            assert numbers[0] % count == 0
+            server = here.datagrams()
+            for connection, end in zip(made, ends, strict=True):
+                server.send(b"to %d" % end.address.port, proxy_address(connection))
+                assert (await end.receive())[0] == b"to %d" % end.address.port
+            assert {each.choice.path.value for each in made} == {"kernel"}
+            assert transactions() == 0
+
+
+@in_own_network
+async def test_s39_targets_side_by_side_are_opened_in_one_transaction():
+    async with world() as here:
+        primary = await here.primary()
+        servers = [here.listen() for _ in range(4)]
+        with generations() as transactions:
+            made = await redirect(primary, *(each.address for each in servers))
+            assert transactions() == 1
+        first = made.internal_address
+        for number, server in enumerate(servers):
+            client = await here.connect(first.with_port(first.port + number))
+            assert await carries(client, await here.accept(server))
+        assert {each.choice.path.value for each in made.actions} == {"kernel"}
+
+
+@in_own_network
+async def test_s07_of_ports_side_by_side_the_kernel_opens_all_or_none():
+    async with world(datapath=DatapathConfig(kernel="require", max_pinholes=3)) as here:
+        primary = await here.primary()
+        ends = [here.datagrams() for _ in range(4)]
+        made = await bind_udp(primary, *(each.address for each in ends))
+        assert {each.choice.path.value for each in made} == {"datagram"}
+        assert not elements()
+        for connection, end in zip(made, ends, strict=True):
+            here.datagrams().send(b"there", proxy_address(connection))
+            assert (await end.receive())[0] == b"there"

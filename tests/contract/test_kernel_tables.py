@@ -9,9 +9,7 @@ import pytest
 from calls import bind, carries, proxy_address
 from kernel_world import come, opened, path, tables, world
 from own_network import in_own_network, shell
-from rig import (
-    eventually,
-)
+from rig import eventually
 
 from fwproxy.config import DatapathConfig, Limits
 from fwproxy.kernel_mode import table_settings
