@@ -11,7 +11,7 @@ from fwproxy.address import Endpoint, IpFilter
 from fwproxy.connection import Connection
 from fwproxy.datapath.choice import Choice, DataPath
 from fwproxy.datapath.kernel.flow import KernelFlow
-from fwproxy.datapath.kernel.path import KernelPath, OpenPinhole, peer_of
+from fwproxy.datapath.kernel.path import KernelPath, OpenPinhole
 from fwproxy.datapath.kernel.pinhole import Pinhole
 from fwproxy.errors import CallError, KernelPathError
 from fwproxy.filter import Ends
@@ -154,7 +154,7 @@ def _pinhole(path: KernelPath, port: CallPort) -> Pinhole:
     if not port.call.is_tcp and not port.call.is_single:
         raise KernelPathError("datagrams of several sources")
     pinhole = port.make(port.call, port.address)
-    obstacle = path.obstacle(pinhole, peer_of(pinhole))
+    obstacle = path.obstacle(pinhole)
     if obstacle:
         raise KernelPathError(obstacle)
     return pinhole

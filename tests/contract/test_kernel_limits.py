@@ -1,10 +1,11 @@
 """Hosts that cannot carry connections in the kernel, fail to at run time, or are kept busy."""
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
-from calls import F, bind, carries, redirect
+from calls import F, bind, carries, proxy_address, redirect
 from kernel_world import auto_world, come, elements, opened, path, world
 from own_network import NEAR, in_own_network, shell
 from rig import HOST, eventually, probe_config
@@ -104,6 +105,46 @@ async def test_churn_leaves_nothing():
         assert not elements()
         client.close()
         await eventually(lambda: open_files() <= before)
+
+
+FORGET_SOON = """
+cd /proc/sys/net/netfilter
+for state in time_wait close; do echo 1 >nf_conntrack_tcp_timeout_$state; done
+"""
+
+
+@in_own_network
+async def test_concurrent_churn_leaves_nothing_in_the_process_or_in_the_kernel():
+    """Several hundred a second, as many as a machine can; `make bench` has a rate and a minute."""
+    shell(FORGET_SOON)
+    async with world(secondary=SecondaryConfig(timeout=60), limits=PLENTY) as here:
+        primary = await here.primary()
+        before = open_files()
+        client, accepting = here.listen(), asyncio.Lock()
+
+        async def churn(worker):
+            for number in range(100):
+                (connection,) = await bind(primary, client.address, flags=F.TIMEOUT)
+                assert connection.choice.path.value == "kernel"
+                what = (worker + number) % 4
+                if what == 0:
+                    connection.kill()
+                elif what < 3:  # the client accepts them in the order in which they come
+                    server = await here.connect(proxy_address(connection))
+                    async with accepting:  # a socket has room for one who waits
+                        accepted = await here.accept(client)
+                    for end in (server, accepted) if what == 1 else (accepted, server):
+                        end.close()
+
+        await asyncio.gather(*(churn(worker) for worker in range(8)))
+        here.advance(61)
+        await eventually(lambda: path(here).flows == 0)
+        assert len(path(here)) == 0
+        assert not elements()
+        client.close()
+        await eventually(lambda: open_files() <= before)
+        mark = here.engine.config.datapath.kernel_mark
+        await eventually(lambda: not shell(f"conntrack -L --mark {mark}"), "conntrack forgets")
 
 
 @in_own_network

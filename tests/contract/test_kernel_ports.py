@@ -10,7 +10,7 @@ from rig import free_ports
 
 from fwproxy.config import DatapathConfig, Limits, SecondaryConfig
 from fwproxy.datapath.kernel.messages import split
-from fwproxy.datapath.kernel.netlink import open_netlink
+from fwproxy.datapath.kernel.netlink import open_netfilter
 from fwproxy.errors import AddressInUseError
 
 
@@ -81,7 +81,7 @@ async def test_more_pinholes_than_the_kernel_may_have_are_spliced():
 @contextlib.contextmanager
 def generations():
     """Count the transactions that nftables has done since."""
-    with contextlib.closing(open_netlink(1 << 7 - 1)) as sock:  # NFNLGRP_NFTABLES
+    with contextlib.closing(open_netfilter(1 << 7 - 1)) as sock:  # NFNLGRP_NFTABLES
         sock.settimeout(0)
 
         def count():

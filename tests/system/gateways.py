@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import attrs
 
@@ -83,13 +83,18 @@ def load_helper(net: Network) -> None:
 
 
 @contextlib.contextmanager
-def gateway(way: Way, samples: Samples, stranger_link: Side | None = None) -> Iterator[Gateway]:
+def gateway(
+    way: Way,
+    samples: Samples,
+    stranger_link: Side | None = None,
+    kinds: Iterable[type[ServerKind]] = SERVER_PORTS,
+) -> Iterator[Gateway]:
     """Make one of them."""
-    with (
-        forwarding_network(stranger_link) as net,
-        running_servers(net, samples, SERVER_PORTS) as servers,
-    ):
+    ports = {kind: SERVER_PORTS[kind] for kind in kinds}
+    with forwarding_network(stranger_link) as net, running_servers(net, samples, ports) as servers:
         net.add_default_route()
+        if stranger_link:
+            net.add_default_route(Side.STRANGER)
         if way is Way.HELPER:
             load_helper(net)
             yield Gateway(way, net, servers, None)

@@ -26,7 +26,8 @@ FORWARDING = {
 }
 REQUIRE = '[datapath]\nkernel = "require"\n'
 OFF = '[datapath]\nkernel = "off"\n'
-PORTS = '[secondary]\nports = "40000-40999"\n'
+POOL = range(40000, 41000)
+PORTS = f'[secondary]\nports = "{POOL[0]}-{POOL[-1]}"\n'
 
 
 def set_system(net: Network, settings: dict[str, int], side: Side = Side.PROXY) -> None:

@@ -156,9 +156,11 @@ class Network:
                 stop(process)
 
     def add_default_route(self, side: Side = Side.CLIENT) -> None:
-        """Let the client (or the server) send everything to the proxy, as transparent ones need."""
+        """Let the client (or another) send everything to the proxy, as transparent ones need."""
+        link = self.stranger_link if side is Side.STRANGER else side
+        assert link, "there is no stranger in this network"
         routes = [
-            f"-{family} route add default via {self.proxy_address(side, family)}"
+            f"-{family} route add default via {self.proxy_address(link, family)}"
             for family in PREFIX_LENGTHS
         ]
         for route in routes:

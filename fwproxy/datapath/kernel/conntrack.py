@@ -7,6 +7,7 @@ needs is read; what is cut short or malformed is not an event.
 from __future__ import annotations
 
 import enum
+import functools
 import ipaddress
 import socket
 from collections.abc import Iterator
@@ -28,14 +29,14 @@ from fwproxy.datapath.kernel.messages import (
 )
 
 _CTNETLINK = 1 << 8
-_NEW, _GET, _DELETE = _CTNETLINK, _CTNETLINK | 1, _CTNETLINK | 2
+_NEW, _GET, DELETE = _CTNETLINK, _CTNETLINK | 1, _CTNETLINK | 2
 
-_ORIGINAL, _REPLY, _STATUS, _PROTOINFO, _TIMEOUT = 1, 2, 3, 4, 7
-_MARK, _COUNTERS_ORIGINAL, _COUNTERS_REPLY, _ID, _MARK_MASK = 8, 9, 10, 12, 21
+_ORIGINAL, _REPLY, _STATUS, PROTOINFO, _TIMEOUT = 1, 2, 3, 4, 7
+MARK, _COUNTERS_ORIGINAL, _COUNTERS_REPLY, _ID, _MARK_MASK = 8, 9, 10, 12, 21
 _IP, _PROTO = 1, 2
 _SOURCE_4, _TARGET_4, _SOURCE_6, _TARGET_6 = 1, 2, 3, 4
 _NUMBER, _SOURCE_PORT, _TARGET_PORT = 1, 2, 3
-_TCP_INFO, _TCP_STATE = 1, 1
+TCP_INFO, TCP_STATE = 1, 1
 _BYTES = 2
 _SEEN_REPLY = 1 << 1
 
@@ -61,6 +62,8 @@ class Stage(enum.Enum):
 _TCP_STAGES = {3: Stage.ESTABLISHED, 4: Stage.ESTABLISHED, 5: Stage.ESTABLISHED,
                6: Stage.ESTABLISHED, 7: Stage.CLOSED, 8: Stage.RESET}  # fmt: skip
 """By TCP_CONNTRACK_*: established, fin wait, close wait, last ack, time wait, close."""
+UNREMARKABLE = (2, 4, 5, 6)
+"""The first answer, and what is between established and closed."""
 
 
 @attrs.frozen(slots=True)
@@ -110,7 +113,7 @@ def messages(data: bytes) -> Iterator[FlowReport | Refusal]:
         error = error_of(kind, body)
         if error is not None:
             yield Refusal(sequence, error)
-        elif kind in {_NEW, _DELETE}:
+        elif kind in {_NEW, DELETE}:
             report = _report(body[GENERIC.size :], kind, is_new=bool(flags & CREATE))
             if report is not None:
                 yield report
@@ -118,16 +121,16 @@ def messages(data: bytes) -> Iterator[FlowReport | Refusal]:
 
 def _report(body: memoryview, kind: int, *, is_new: bool) -> FlowReport | None:
     found = dict(attributes(body))
-    original, reply = _tuple(found.get(_ORIGINAL)), _tuple(found.get(_REPLY))
+    original, reply = (_tuple(bytes(found.get(kind, b""))) for kind in (_ORIGINAL, _REPLY))
     if original is None or reply is None:
         return None
     transport = original[0]
-    if kind == _DELETE:
+    if kind == DELETE:
         stage = Stage.FORGOTTEN
     elif is_new:
         stage = Stage.NEW
     elif transport is Transport.TCP:
-        stage = _TCP_STAGES.get(_tcp_state(found.get(_PROTOINFO)), Stage.NEW)
+        stage = _TCP_STAGES.get(_tcp_state(found.get(PROTOINFO)), Stage.NEW)
     else:
         answered = _number(found.get(_STATUS), 4) & _SEEN_REPLY
         stage = Stage.ESTABLISHED if answered else Stage.NEW
@@ -143,10 +146,10 @@ def _report(body: memoryview, kind: int, *, is_new: bool) -> FlowReport | None:
     )
 
 
-def _tuple(data: memoryview | None) -> tuple[Transport, Tuple] | None:
-    if data is None:
-        return None
-    parts = dict(attributes(data))
+@functools.lru_cache(maxsize=4096)
+def _tuple(data: bytes) -> tuple[Transport, Tuple] | None:
+    """Read one direction of a flow; the reports of a flow repeat it as it was."""
+    parts = dict(attributes(memoryview(data)))
     if _IP not in parts or _PROTO not in parts:
         return None
     hosts, ports = dict(attributes(parts[_IP])), dict(attributes(parts[_PROTO]))
@@ -180,8 +183,8 @@ def _counted(data: memoryview | None) -> int | None:
 
 
 def _tcp_state(data: memoryview | None) -> int:
-    tcp = dict(attributes(data)).get(_TCP_INFO) if data is not None else None
-    return _number(dict(attributes(tcp)).get(_TCP_STATE), 1) if tcp is not None else 0
+    tcp = dict(attributes(data)).get(TCP_INFO) if data is not None else None
+    return _number(dict(attributes(tcp)).get(TCP_STATE), 1) if tcp is not None else 0
 
 
 def _packed_tuple(transport: Transport, found: Tuple) -> bytes:
@@ -212,11 +215,11 @@ def delete(sequence: int, transport: Transport, original: Tuple, number: int) ->
     """Return the request to forget a flow, if it is still the one with this number."""
     body = attribute(_ORIGINAL | NESTED, _packed_tuple(transport, original))
     body += attribute(_ID, number.to_bytes(4, "big"))
-    return _request(_DELETE, ACK, sequence, original.source.family, body)
+    return _request(DELETE, ACK, sequence, original.source.family, body)
 
 
 def dump(sequence: int, mark: int) -> bytes:
     """Return the question which flows with a mark there are."""
-    body = attribute(_MARK, mark.to_bytes(4, "big"))
+    body = attribute(MARK, mark.to_bytes(4, "big"))
     body += attribute(_MARK_MASK, (0xFFFFFFFF).to_bytes(4, "big"))
     return _request(_GET, DUMP, sequence, socket.AF_UNSPEC, body)

@@ -24,6 +24,7 @@ _KEY, _VALUE, _TIMEOUT, _KEY_END = 1 | NESTED, 2 | NESTED, 4, 10 | NESTED
 _PLAIN = 1
 """NFTA_DATA_VALUE."""
 _NUMBERS = {Transport.TCP: socket.IPPROTO_TCP, Transport.UDP: socket.IPPROTO_UDP}
+_SIZES = {4: 4, 6: 16}
 _PORT = struct.Struct(">H2x")
 
 
@@ -42,41 +43,66 @@ class Element:
     rest: bytes = b""
 
 
-def elements(pinhole: Pinhole, seconds: float) -> Iterator[Element]:
-    """Yield what makes a pinhole, but for the source that its target sees.
+@attrs.frozen(slots=True)
+class PackedPinhole:
+    """A pinhole as the kernel has it.
+
+    Attributes:
+        own: what makes it.
+        shared: what it needs and others with the same target have too: the source that the target
+            sees, and whether it may answer.
+        use: what says that it is used up, unless it lasts for many.
+        is_lasting: whether it has no time-out of its own.
+    """
+
+    own: tuple[Element, ...]
+    shared: tuple[Element, ...]
+    use: Element | None
+    is_lasting: bool
+
+    @property
+    def all(self) -> Iterator[Element]:
+        """What may be there only because of this pinhole."""
+        yield from self.own
+        if self.use is not None:
+            yield self.use
+
+
+def packed(pinhole: Pinhole, lease: float) -> PackedPinhole:
+    """Pack a pinhole.
 
     Args:
         pinhole: which.
-        seconds: how long it stays when nobody renews it.
+        lease: seconds for which it stays when it has no time-out and nobody renews it.
 
     Raises:
         KernelPathError: an address has a scope.
     """
-    version, target = pinhole.version, pinhole.target
-    key, expiry = _place(pinhole), _expiry(seconds)
-    value = attribute(_VALUE, attribute(_PLAIN, _host(target) + _PORT.pack(target.port)))
-    yield Element(f"targets{version}", _key(key), value + expiry)
+    version, proxy = pinhole.version, pinhole.proxy_address
+    place = _number(pinhole.transport) + _host(proxy) + _PORT.pack(proxy.port)
+    own = tuple(_own(pinhole, place, _expiry(pinhole.timeout or lease)))
+    use = Element(f"used{version}", _key(place)) if pinhole.is_single else None
+    return PackedPinhole(own, tuple(_shared(pinhole)), use, pinhole.timeout is None)
+
+
+def _own(pinhole: Pinhole, place: bytes, expiry: bytes) -> Iterator[Element]:
+    version, target, key = pinhole.version, pinhole.target, _key(place)
+    value = attribute(_VALUE, _plain(_host(target) + _PORT.pack(target.port)))
+    yield Element(f"targets{version}", key, value + expiry)
     if not pinhole.is_single:
-        yield Element(f"lasting{version}", _key(key), expiry)
+        yield Element(f"lasting{version}", key, expiry)
     if pinhole.peers is None:
-        yield Element(f"open{version}", _key(key), expiry)
-    for host in pinhole.single_peers:
-        yield Element(f"peers{version}", _key(_packed(host) + key), expiry)
+        yield Element(f"open{version}", key, expiry)
     for first, last in pinhole.peer_ranges:
-        ends = _key(_packed(first) + key), attribute(_KEY_END, _plain(_packed(last) + key))
-        yield Element(f"ranges{version}", b"".join(ends), expiry)
+        low, high = (number.to_bytes(_SIZES[version], "big") for number in (first, last))
+        if low == high:
+            yield Element(f"peers{version}", _key(low + place), expiry)
+        else:
+            ends = _key(low + place) + attribute(_KEY_END, _plain(high + place))
+            yield Element(f"ranges{version}", ends, expiry)
 
 
-def use(pinhole: Pinhole) -> Element:
-    """Return what says that a pinhole for one connection is used up."""
-    return Element(f"used{pinhole.version}", _key(_place(pinhole)))
-
-
-def shared(pinhole: Pinhole) -> Iterator[Element]:
-    """Yield what several pinholes with the same target have in common.
-
-    That is the source address that the target sees, and whether it may answer.
-    """
+def _shared(pinhole: Pinhole) -> Iterator[Element]:
     proxy, target = _host(pinhole.proxy_address), pinhole.target
     far = _host(target) + _PORT.pack(target.port)
     if pinhole.source is not None:
@@ -94,21 +120,11 @@ def kill(five: Five, seconds: float) -> Element:
     return Element(f"killed{ends[0].version}", _key(key + _number(transport)), _expiry(seconds))
 
 
-def _place(pinhole: Pinhole) -> bytes:
-    """Return transport, address and port where peers come to a pinhole."""
-    address = pinhole.proxy_address
-    return _number(pinhole.transport) + _host(address) + _PORT.pack(address.port)
-
-
 def _host(end: Endpoint) -> bytes:
-    return _packed(end.host)
-
-
-def _packed(host: str) -> bytes:
     try:
-        return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+        return socket.inet_pton(end.family, end.host)
     except OSError as error:
-        raise KernelPathError(f"{host} is no address that is translated") from error
+        raise KernelPathError(f"{end.host} is not translated") from error
 
 
 def _number(transport: Transport) -> bytes:
@@ -120,7 +136,7 @@ def _plain(value: bytes) -> bytes:
 
 
 def _key(value: bytes) -> bytes:
-    return attribute(_KEY, attribute(_PLAIN, value))
+    return attribute(_KEY, _plain(value))
 
 
 def _expiry(seconds: float) -> bytes:

@@ -63,7 +63,7 @@ class Host:
             known = self._forwards[version] = forwards(version)
         return known
 
-    def obstacle(self, pinhole: Pinhole, peer: str | None) -> str:
+    def obstacle(self, pinhole: Pinhole) -> str:
         """Say why packets would not get through a pinhole, or nothing."""
         if self._is_full:
             return "conntrack is nearly full (net.netfilter.nf_conntrack_max)"
@@ -71,6 +71,7 @@ class Host:
         loopback = {pinhole.proxy_address.ip.is_loopback, pinhole.target.ip.is_loopback}
         if len(loopback) > 1:
             return "a loopback address is only for this host"
+        peer = pinhole.only_peer
         here = self.is_local(target) or (peer is not None and self.is_local(peer))
         if not here and not self.forwards(pinhole.version):
             return f"{FORWARDING[pinhole.version].replace('/', '.')} is off"

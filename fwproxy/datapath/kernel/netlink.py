@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import itertools
 import os
 import select
 import socket
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from fwproxy.address import Transport
-from fwproxy.datapath.kernel import conntrack
+from fwproxy.datapath.kernel import conntrack, event_filter
 from fwproxy.datapath.kernel.conntrack import FlowReport, Refusal, Tuple
 from fwproxy.datapath.poll import Poller
 from fwproxy.errors import KernelPathError
 
 NETLINK_NETFILTER = 12
-_SO_ATTACH_FILTER = 26
 _SO_RCVBUFFORCE = 33
 _GROUPS = 0b111
 """NFNLGRP_CONNTRACK_NEW, _UPDATE and _DESTROY as bits."""
@@ -29,7 +26,7 @@ MAX_DATAGRAMS = 128
 """Datagrams taken before everybody else has a turn."""
 
 
-def open_netlink(groups: int = 0, protocol: int = NETLINK_NETFILTER) -> socket.socket:
+def open_netlink(groups: int, protocol: int) -> socket.socket:
     """Return a netlink socket that hears of the groups whose bits are set.
 
     Raises:
@@ -47,17 +44,26 @@ def open_netlink(groups: int = 0, protocol: int = NETLINK_NETFILTER) -> socket.s
     return sock
 
 
+def open_netfilter(groups: int = 0) -> socket.socket:
+    """Return a netlink socket that hears of some groups of netfilter's events.
+
+    Raises:
+        KernelPathError: there is none here.
+    """
+    return open_netlink(groups, NETLINK_NETFILTER)
+
+
 def open_events(mark: int, buffer: int = 1 << 16) -> socket.socket:
     """Return a socket that hears of flows with a mark.
 
     Raises:
         KernelPathError: there are no such events here.
     """
-    sock = open_netlink(_GROUPS)
+    sock = open_netfilter(_GROUPS)
     try:
         sock.settimeout(0)
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
-        _take_marked(sock, mark)
+        event_filter.attach(sock, mark)
     except OSError as error:
         sock.close()
         raise KernelPathError(f"conntrack events: {error.strerror}") from error
@@ -150,7 +156,7 @@ class ConntrackRequests:
     """
 
     def __init__(self) -> None:
-        self._sock = open_netlink(0)
+        self._sock = open_netfilter(0)
         self._sock.settimeout(_PATIENCE)
         self._sequence = itertools.count(1)
 
@@ -192,36 +198,6 @@ class ConntrackRequests:
     def close(self) -> None:
         """Close the socket."""
         self._sock.close()
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
-
-
-def _take_marked(sock: socket.socket, mark: int) -> None:
-    """Let the kernel pass on only what has our mark (classic BPF, see linux/filter.h)."""
-    header, attribute, ancillary = 20, 8, 0xFFFFF000
-    find_attribute = ancillary + 12  # SKF_AD_NLATTR: the offset of attribute X after offset A
-    code = [
-        (0x00, 0, 0, header),  # A = what follows the headers
-        (0x01, 0, 0, attribute),  # X = CTA_MARK
-        (0x20, 0, 0, find_attribute),  # A = where it is, or 0
-        (0x15, 3, 0, 0),  # none: refuse
-        (0x07, 0, 0, 0),  # X = A
-        (0x40, 0, 0, 4),  # A = its content
-        (0x15, 1, 0, mark),  # ours: take it
-        (0x06, 0, 0, 0),
-        (0x06, 0, 0, 0xFFFFFFFF),
-    ]
-    attach_filter(sock, code)
-
-
-def attach_filter(sock: socket.socket, code: Sequence[tuple[int, int, int, int]]) -> None:
-    """Let the kernel leave out what a program does not take (classic BPF)."""
-    packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
-    buffer = ctypes.create_string_buffer(packed, len(packed))
-    program = _Program(len(code), ctypes.addressof(buffer))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))
 
 
 def can_administer() -> bool:

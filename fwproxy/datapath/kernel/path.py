@@ -161,14 +161,9 @@ class KernelPath:
         self._open.clear()
         self._flows.clear()
 
-    def obstacle(self, pinhole: Pinhole, peer: str | None) -> str:
-        """Say why the kernel cannot carry what comes through a pinhole, or nothing.
-
-        Args:
-            pinhole: which.
-            peer: the host that is to come, if it is known.
-        """
-        return self.broken or self.host.obstacle(pinhole, peer)
+    def obstacle(self, pinhole: Pinhole) -> str:
+        """Say why the kernel cannot carry what comes through a pinhole, or nothing."""
+        return self.broken or self.host.obstacle(pinhole)
 
     def open(
         self, wanted: Sequence[tuple[Pinhole, Callable[[KernelFlow], None]]]
@@ -358,9 +353,3 @@ class KernelPath:
             self._log.error("the kernel path has failed", reason=reason)
         self.broken = reason
         self.give_back()
-
-
-def peer_of(pinhole: Pinhole) -> str | None:
-    """Return the one host that may come through a pinhole, if there is just one."""
-    hosts = pinhole.single_peers
-    return hosts[0] if len(hosts) == 1 and not pinhole.peer_ranges else None

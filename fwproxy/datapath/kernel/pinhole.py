@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 
 import attrs
 
@@ -51,7 +52,7 @@ class Pinhole:
             raise KernelPathError("IPv4 and IPv6 are not translated into each other")
         if not self.proxy_address.port or not self.target.port or self.target.is_unspecified:
             raise KernelPathError("an end of the connection is not known yet")
-        if self.peers is not None and len(self.peers.ranges(self.version)) > MAX_RANGES:
+        if len(self.peer_ranges) > MAX_RANGES:
             raise KernelPathError(f"more than {MAX_RANGES} ranges of peers")
 
     @property
@@ -65,17 +66,15 @@ class Pinhole:
         return self.transport, self.proxy_address.host, self.proxy_address.port
 
     @property
-    def single_peers(self) -> list[str]:
-        """The allowed peers that stand alone."""
-        return [first for first, last in self._ranges() if first == last]
+    def peer_ranges(self) -> Sequence[tuple[int, int]]:
+        """The allowed peers as numbers, first and last of each range; empty also for everybody."""
+        return [] if self.peers is None else self.peers.ranges(self.version)
 
     @property
-    def peer_ranges(self) -> list[tuple[str, str]]:
-        """The allowed peers that come in ranges: first and last address."""
-        return [(first, last) for first, last in self._ranges() if first != last]
-
-    def _ranges(self) -> list[tuple[str, str]]:
-        if self.peers is None:
-            return []
+    def only_peer(self) -> str | None:
+        """The one host that may come, if there is just one."""
+        ranges = self.peer_ranges
+        if len(ranges) != 1 or ranges[0][0] != ranges[0][1]:
+            return None
         kind = ipaddress.IPv4Address if self.version == 4 else ipaddress.IPv6Address
-        return [(str(kind(low)), str(kind(high))) for low, high in self.peers.ranges(self.version)]
+        return str(kind(ranges[0][0]))

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -20,11 +20,12 @@ import structlog
 from fwproxy.address import Endpoint, Transport
 from fwproxy.datapath.kernel import elements, rules
 from fwproxy.datapath.kernel.element_socket import ElementSocket
-from fwproxy.datapath.kernel.elements import Element, Five
-from fwproxy.datapath.kernel.netlink import open_netlink
+from fwproxy.datapath.kernel.elements import Five, PackedPinhole
+from fwproxy.datapath.kernel.netlink import open_netfilter
 from fwproxy.datapath.kernel.nft import Nftables
 from fwproxy.datapath.kernel.passage import Passage
 from fwproxy.datapath.kernel.pinhole import Pinhole, PinholeKey
+from fwproxy.datapath.kernel.shared_elements import SharedElements
 from fwproxy.datapath.kernel.transaction import Transaction
 from fwproxy.errors import KernelPathError
 
@@ -33,19 +34,9 @@ _TABLE_NAME = re.compile(r"table inet (\S+_\d+_\d+_\d+_\d+)\b")
 KILLED_SECONDS = 60.0
 """How long packets of a killed connection are refused."""
 
-_Place = tuple[str, bytes]
-"""A set and a key in it."""
 _NOWHERE = Endpoint("0.0.0.0", 1)
 _TRIAL = elements.kill((Transport.TCP, _NOWHERE, _NOWHERE), KILLED_SECONDS)
 """Packets that there are none of."""
-
-
-@attrs.define(slots=True)
-class _Shared:
-    """An element that several pinholes need, and how many there are."""
-
-    element: Element
-    uses: int = 0
 
 
 @attrs.frozen(slots=True)
@@ -81,8 +72,8 @@ class KernelTable:
         self._log = log
         self._nft = Nftables()
         self._socket: ElementSocket | None = None
-        self._pinholes: dict[PinholeKey, Pinhole] = {}
-        self._shared: dict[_Place, _Shared] = {}
+        self._pinholes: dict[PinholeKey, PackedPinhole] = {}
+        self._shared = SharedElements()
         self._passages: list[Passage] = []
         self._made = ""
         self.name = f"{settings.prefix}_{_mark_of(os.getpid())}_{next(_numbers)}"
@@ -123,7 +114,7 @@ class KernelTable:
 
     def _opened(self, *, owner: bool) -> ElementSocket:
         # No other socket may change an owned table than the one that has made it.
-        candidates = self._nft.sockets() if owner else (open_netlink() for _ in range(1))
+        candidates = self._nft.sockets() if owner else (open_netfilter() for _ in range(1))
         return ElementSocket.open(self.name, candidates, _TRIAL)
 
     def _commands(self, *, owner: bool) -> str:
@@ -181,14 +172,14 @@ class KernelTable:
         keys = [pinhole.key for pinhole in pinholes]
         if len(set(keys)) < len(keys) or not self._pinholes.keys().isdisjoint(keys):
             raise KernelPathError("there is such a pinhole already")
-        shared = self._new_shared(pinholes)
-        added = [element for pinhole in pinholes for element in self._elements(pinhole)]
+        packed = [elements.packed(pinhole, self._settings.lease) for pinhole in pinholes]
+        shared = [element for each in packed for element in each.shared]
         with self._transaction() as transaction:
-            transaction.add([*added, *shared])
-        for pinhole in pinholes:
-            self._pinholes[pinhole.key] = pinhole
-            for element in elements.shared(pinhole):
-                self._shared.setdefault(_place(element), _Shared(element)).uses += 1
+            for each in packed:
+                transaction.add(each.own)
+            transaction.add(self._shared.missing(shared))
+        self._pinholes.update(zip(keys, packed, strict=True))
+        self._shared.take(shared)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Transaction]:
@@ -203,53 +194,25 @@ class KernelTable:
         yield transaction
         self._socket.commit(transaction)
 
-    def _elements(self, pinhole: Pinhole) -> Iterable[Element]:
-        return elements.elements(pinhole, pinhole.timeout or self._settings.lease)
-
-    def _new_shared(self, pinholes: Sequence[Pinhole]) -> list[Element]:
-        added: dict[_Place, Element] = {}
-        for element in _all_shared(pinholes):
-            place = _place(element)
-            known = self._shared.get(place)
-            there = added.get(place) if known is None else known.element
-            if there is None:
-                added[place] = element
-            elif there != element:
-                raise KernelPathError("another connection to the target has another source")
-        return list(added.values())
-
-    def _unused_shared(self, pinholes: Sequence[Pinhole]) -> list[Element]:
-        unused = []
-        for element in _all_shared(pinholes):
-            place = _place(element)
-            entry = self._shared[place]
-            entry.uses -= 1
-            if not entry.uses:
-                del self._shared[place]
-                unused.append(element)
-        return unused
-
     def close(self, pinholes: Sequence[Pinhole]) -> None:
         """Close pinholes; what the kernel has of them is gone when this returns.
 
         Raises:
             KernelPathError: the kernel refuses: they are open still, unless the table is gone.
         """
-        pinholes = [each for each in pinholes if self._pinholes.pop(each.key, None) is not None]
-        if not pinholes:
+        packed = [self._pinholes.pop(each.key) for each in pinholes if each.key in self._pinholes]
+        if not packed:
             return
-        gone = [element for pinhole in pinholes for element in self._elements(pinhole)]
-        gone += [elements.use(pinhole) for pinhole in pinholes if pinhole.is_single]
-        gone += self._unused_shared(pinholes)
         with self._transaction() as transaction:
-            transaction.destroy(gone)  # what has expired is not there any more
+            for each in packed:  # what has expired is not there any more
+                transaction.destroy([*each.all, *self._shared.give_back(each.shared)])
 
     def renew(self) -> None:
         """Keep what has no time-out of its own for another lease."""
-        lasting = [each for each in self._pinholes.values() if each.timeout is None]
+        lasting = [each for each in self._pinholes.values() if each.is_lasting]
         if not lasting:
             return
-        found = [element for pinhole in lasting for element in self._elements(pinhole)]
+        found = [element for each in lasting for element in each.own]
         try:
             with self._transaction() as transaction:
                 transaction.delete(found)
@@ -273,8 +236,7 @@ class KernelTable:
         Raises:
             KernelPathError: the kernel refuses.
         """
-        found = [element for each in self._pinholes.values() for element in self._elements(each)]
-        found += [entry.element for entry in self._shared.values()]
+        found = [element for each in self._pinholes.values() for element in each.own]
         try:
             self._nft.run(rules.remove(self.name))
         except KernelPathError:  # it is not there: somebody has flushed the ruleset
@@ -288,7 +250,7 @@ class KernelTable:
             )
         )
         with self._transaction() as transaction:
-            transaction.add(found)
+            transaction.add([*found, *self._shared])
         self._made = self._listed()
 
     def let_through(self, passages: Sequence[Passage]) -> None:
@@ -309,15 +271,6 @@ class KernelTable:
         """
         with self._transaction() as transaction:
             transaction.add(elements.kill(each, KILLED_SECONDS) for each in directions)
-
-
-def _all_shared(pinholes: Sequence[Pinhole]) -> Iterator[Element]:
-    for pinhole in pinholes:
-        yield from elements.shared(pinhole)
-
-
-def _place(element: Element) -> _Place:
-    return element.where, element.key
 
 
 _numbers = itertools.count(1)

@@ -9,6 +9,7 @@ may.
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Iterable
 
@@ -37,7 +38,7 @@ class Transaction:
     """
 
     def __init__(self, table: str, *, can_destroy: bool) -> None:
-        self._table = attribute(_TABLE, _text(table))
+        self._table = table
         self._can_destroy = can_destroy
         self._steps: list[tuple[int, int, bytes]] = []
 
@@ -66,9 +67,8 @@ class Transaction:
                 self.delete([each])
 
     def _step(self, kind: int, flags: int, element: Element, content: bytes) -> None:
-        place = attribute(_SET, _text(element.where))
         packed = attribute(_ELEMENTS, attribute(_ELEMENT, content))
-        self._steps.append((kind, flags, self._table + place + packed))
+        self._steps.append((kind, flags, _place(self._table, element.where) + packed))
 
     def packed(self) -> bytes:
         """Return all messages; only the last one asks for an answer, unless one is refused."""
@@ -86,6 +86,11 @@ def answers(data: bytes) -> Iterable[tuple[int, int]]:
         error = messages.error_of(kind, body)
         if error is not None:
             yield sequence, error
+
+
+@functools.lru_cache(maxsize=64)
+def _place(table: str, where: str) -> bytes:
+    return attribute(_TABLE, _text(table)) + attribute(_SET, _text(where))
 
 
 def _text(word: str) -> bytes:

@@ -13,8 +13,9 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 
+from fwproxy.datapath.kernel.event_filter import attach_program
 from fwproxy.datapath.kernel.messages import GENERIC, HEADER, attributes
-from fwproxy.datapath.kernel.netlink import attach_filter, open_netlink
+from fwproxy.datapath.kernel.netlink import open_netfilter, open_netlink
 from fwproxy.datapath.poll import Poller
 
 _NETLINK_ROUTE = 0
@@ -54,7 +55,7 @@ class Watch:
         self._poller = poller
         self._rules_changed, self._routes_changed = rules_changed, routes_changed
         self._changed: set[socket.socket] = set()
-        self._rules = open_netlink(_NFTABLES)
+        self._rules = open_netfilter(_NFTABLES)
         try:
             self._routes = open_netlink(_ROUTING, _NETLINK_ROUTE)
         except BaseException:
@@ -151,12 +152,10 @@ def _leave_out(sock: socket.socket, port: int) -> None:
     """Let the kernel pass on nothing that comes from a port (classic BPF, see linux/filter.h)."""
     sender = 12  # in struct nlmsghdr; the filter reads it as if it were in network byte order
     swapped = int.from_bytes(struct.pack("=I", port), "big")
-    attach_filter(
-        sock,
-        [
-            (0x20, 0, 0, sender),  # A = who has changed something
-            (0x15, 0, 1, swapped),  # not us: take it
-            (0x06, 0, 0, 0),
-            (0x06, 0, 0, 0xFFFFFFFF),
-        ],
-    )
+    code = [
+        (0x20, 0, 0, sender),  # A = who has changed something
+        (0x15, 0, 1, swapped),  # not us: take it
+        (0x06, 0, 0, 0),
+        (0x06, 0, 0, 0xFFFFFFFF),
+    ]
+    attach_program(sock, b"".join(struct.pack("=HBBI", *each) for each in code))
