@@ -8,6 +8,7 @@ the operator vouches for that.
 
 from __future__ import annotations
 
+import math
 from typing import Self
 
 import attrs
@@ -28,6 +29,8 @@ SWITCHED_OFF = 'kernel = "off"'
 ONLY_LOOPBACK = "every listener is on a loopback address"
 JUST_CHANGED = "the rules of other tables have just changed"
 SPLICED = "no kernel path, connections are spliced"
+_SPARE = 60
+"""Seconds that conntrack remembers a connection after the proxy has found it to rest too long."""
 _SHARE = 50
 """A look at the rules takes at most one part in so many of the time, however many there are."""
 
@@ -270,4 +273,5 @@ def table_settings(config: Config) -> TableSettings:
         mark=datapath.kernel_mark,
         max_pinholes=datapath.max_pinholes,
         lease=datapath.kernel_lease,
+        patience=math.ceil(config.limits.idle_timeout) + _SPARE,
     )

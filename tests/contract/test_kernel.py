@@ -2,6 +2,7 @@
 
 import functools
 
+import attrs
 import pytest
 from calls import UNKNOWN, F, bind, carries, is_refused, proxy_address, redirect
 from kernel_world import come, elements, opened, path, tables, world
@@ -10,6 +11,7 @@ from rig import HOST, Hearing, eventually, free_ports, make_filter, tagger
 
 from fwproxy import Endpoint, IpFilter, Verdict
 from fwproxy.events import AcceptedConnection, ConnectTcp, EstablishedConnection
+from fwproxy.kernel_mode import table_settings
 
 
 def is_cut_off(end):
@@ -120,6 +122,40 @@ async def test_a_killed_connection_stops_at_once(how):
         assert not shell("conntrack -L --mark 0x6677 2>/dev/null")
         for end in (server, accepted):
             await eventually(functools.partial(is_cut_off, end))
+
+
+@in_own_network
+@pytest.mark.parametrize("is_patient", [True, False])
+async def test_one_end_may_close_long_before_the_other(monkeypatch, is_patient):
+    """Longer before than conntrack remembers the connections of others."""
+
+    def settings(config):
+        return attrs.evolve(table_settings(config), patience=None)
+
+    if not is_patient:  # as on kernels that do not know of such time-outs
+        monkeypatch.setattr("fwproxy.kernel_mode.table_settings", settings)
+    for state in ("fin_wait", "close_wait"):
+        shell(f"echo 1 >/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_{state}")
+    async with world() as here:
+        primary = await here.primary()
+        connection, client = await opened(here, primary)
+        server, accepted = await come(here, connection, client)
+        await eventually(lambda: connection.state.value == "established")
+        elsewhere = here.listen()
+        other = await here.connect(elsewhere.address)
+        for end in (server, other):
+            end.half_close()
+        known = f"conntrack -L -p tcp --dport {elsewhere.address.port} 2>/dev/null"
+        await eventually(lambda: not shell(known))
+        if is_patient:
+            await accepted.send(b"at last")
+            accepted.close()
+            assert await server.read_all() == b"at last"
+            await eventually(lambda: connection.is_closed)
+            assert connection.close_reason == "both ends have closed"
+        else:
+            await eventually(lambda: connection.is_closed)
+            assert connection.close_reason == "conntrack has forgotten the connection"
 
 
 @in_own_network

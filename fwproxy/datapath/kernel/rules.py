@@ -27,14 +27,28 @@ _KEY = "meta l4proto . {ip} daddr . th dport"
 _BEFORE_DNAT, _BEFORE_SNAT = -101, 99
 """Just before the usual places, so that an operator's own rules do not translate what is ours."""
 _AFTER_CONNTRACK, _FILTER = -150, 0
+_OPEN_STATES = ("established", "fin_wait", "close_wait", "last_ack", "retrans", "unack")
+"""Of TCP, as conntrack has them: one end at least may still send."""
 
 
-def table(name: str, mark: int, *, max_pinholes: int, owner: bool) -> str:
-    """Return the commands that make the table."""
+def table(
+    name: str, mark: int, *, max_pinholes: int, owner: bool, patience: int | None = None
+) -> str:
+    """Return the commands that make the table.
+
+    Args:
+        name: its name.
+        mark: the conntrack mark of our flows.
+        max_pinholes: how many elements a set may have.
+        owner: whether nobody else may change it.
+        patience: seconds that conntrack remembers a TCP connection without packets, in whichever
+            state; None leaves it to the host's settings.
+    """
     lines = [f"table inet {name} {{", "flags owner;" if owner else ""]
     for version in (4, 6):
         lines += _sets(version, max_pinholes)
-        lines += _translating(version, mark)
+        lines += _patience(version, patience)
+        lines += _translating(version, mark, is_patient=patience is not None)
     lines += _chain("pinholes", [rule for version in (4, 6) for rule in _dispatching(version)])
     jump = ["jump pinholes"]
     lines += _chain("passages", [])
@@ -80,12 +94,23 @@ def _sets(version: int, size: int) -> Iterator[str]:
     yield f"set killed{version} {{ type {five}; flags timeout; {bound} }}"
 
 
-def _translating(version: int, mark: int) -> Iterator[str]:
+def _patience(version: int, seconds: int | None) -> Iterator[str]:
+    # One end may close long before the other: conntrack's minute for that is not user space's.
+    if seconds is not None:
+        states = ", ".join(f"{each} : {seconds}" for each in _OPEN_STATES)
+        yield f"ct timeout patient{version} {{ protocol tcp; l3proto {_IP[version]};"
+        yield f"policy = {{ {states} }}; }}"
+
+
+def _translating(version: int, mark: int, *, is_patient: bool) -> Iterator[str]:
     ip = _IP[version]
     key = _KEY.format(ip=ip)
     once = f"add @used{version} {{ {key} limit rate 1/week burst 1 packets }} goto many{version}"
     translate = f"dnat {ip} to {key} map @targets{version}"
-    yield from _chain(f"many{version}", [f"ct mark set {mark}", translate])
+    steps = [f"ct mark set {mark}", translate]
+    if is_patient:
+        steps.insert(0, f'meta l4proto tcp ct timeout set "patient{version}"')
+    yield from _chain(f"many{version}", steps)
     lasts = f"{key} @lasting{version} goto many{version}"
     yield from _chain(f"admitted{version}", [lasts, once])
 

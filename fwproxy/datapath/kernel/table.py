@@ -48,6 +48,8 @@ class TableSettings:
         mark: the conntrack mark of our flows.
         max_pinholes: how many elements a set may have.
         lease: seconds that an element without a time-out stays if it is not renewed.
+        patience: seconds that conntrack remembers a TCP connection that rests; None is as long
+            as it remembers those of others.
         can_own: whether to ask for an owned table.
     """
 
@@ -55,6 +57,7 @@ class TableSettings:
     mark: int
     max_pinholes: int
     lease: float
+    patience: int | None = None
     can_own: bool = True
 
 
@@ -76,6 +79,7 @@ class KernelTable:
         self._shared = SharedElements()
         self._passages: list[Passage] = []
         self._made = ""
+        self._patience: int | None = None
         self.name = f"{settings.prefix}_{_mark_of(os.getpid())}_{next(_numbers)}"
         self.is_owned = False
         self.is_alone = True
@@ -98,7 +102,9 @@ class KernelTable:
 
     def _make(self) -> None:
         refusal: KernelPathError | None = None
-        for owner in (True, False) if self._settings.can_own else (False,):
+        owners = (True, False) if self._settings.can_own else (False,)
+        patience = dict.fromkeys((self._settings.patience, None))
+        for owner, self._patience in itertools.product(owners, patience):
             try:
                 self._nft.run(self._commands(owner=owner))
                 self._socket = self._opened(owner=owner)
@@ -120,7 +126,11 @@ class KernelTable:
     def _commands(self, *, owner: bool) -> str:
         settings = self._settings
         return rules.table(
-            self.name, settings.mark, max_pinholes=settings.max_pinholes, owner=owner
+            self.name,
+            settings.mark,
+            max_pinholes=settings.max_pinholes,
+            owner=owner,
+            patience=self._patience,
         )
 
     def _listed(self) -> str:
