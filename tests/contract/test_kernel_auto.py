@@ -11,10 +11,11 @@ from kernel_world import auto_world, come, elements, path, tables
 from own_network import NEAR, NEAR_6, in_own_network, shell
 from rig import PROBE_DATA, eventually, turns
 
-from fwproxy import Transport
+from fwproxy import Endpoint, Transport
 from fwproxy.config import DatapathConfig, Limits
 from fwproxy.errors import KernelPathError
 from fwproxy.kernel_mode import JUST_CHANGED, ONLY_LOOPBACK, KernelMode
+from fwproxy.listener_config import ListenerConfig, ListenerKind
 
 UDP = Transport.UDP
 MARK = "0x6677"
@@ -435,3 +436,14 @@ async def test_a_table_that_cannot_be_changed_for_once_is_made_anew(monkeypatch)
         (again,) = await bind(primary, client.address)
         assert again.choice.path.value == "kernel"
         assert await carries(*await come(here, again, client, NEAR))
+
+
+@in_own_network
+@pytest.mark.parametrize("kernel", ["auto", "require"])
+async def test_without_being_asked_it_lets_nobody_through_who_is_not_logged(logged, kernel):
+    passed = ListenerConfig("passed", Endpoint(NEAR), "ftp", ListenerKind.REDIRECT, use_filters=())
+    async with auto_world(more=[passed], datapath=DatapathConfig(kernel=kernel)):
+        said = [line["event"] for line in logged if line.get("listener") == "passed"]
+        rules = shell(f"nft list chain inet {tables()[0]} passages")
+    assert ("listener is let through in the kernel" in said) is (kernel == "require")
+    assert ("dport" in rules) is (kernel == "require")
