@@ -48,17 +48,17 @@ class TableSettings:
         mark: the conntrack mark of our flows.
         max_pinholes: how many elements a set may have.
         lease: seconds that an element without a time-out stays if it is not renewed.
+        can_own: whether to ask for an owned table.
         patience: seconds that conntrack remembers a TCP connection that rests; None is as long
             as it remembers those of others.
-        can_own: whether to ask for an owned table.
     """
 
     prefix: str
     mark: int
     max_pinholes: int
     lease: float
-    patience: int | None = None
     can_own: bool = True
+    patience: int | None = None
 
 
 class KernelTable:
