@@ -200,7 +200,6 @@ def _bind_in_kernel(port: CallPort, connection: Connection, backlog: int) -> Non
             only = IpFilter.only(flow.peer.host) if flow is not None else None
             connection.carry_datagrams(_udp_relay(call, connection, sock, only), call.timeout)
             return None
-        port.listen(backlog)
         waiting = _waiting_port(port.call, connection, sock)
         waiting.action = action
         return waiting
@@ -208,7 +207,7 @@ def _bind_in_kernel(port: CallPort, connection: Connection, backlog: int) -> Non
     action = call.permit(address, known_client(connection), call.ip_filter, close)
     assert address is not None  # noqa: S101 - a bind has one
     connection.bind(address, action)
-    port.in_user_space = in_user_space
+    port.in_user_space, port.backlog = in_user_space, backlog
     if call.is_tcp:
         take_streams(port, action, taken, ends)
     else:

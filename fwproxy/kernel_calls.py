@@ -47,6 +47,7 @@ class CallPort:
         on_flow: hears of each connection that has come through the kernel.
         in_user_space: lets user space wait there instead, once the choice says so.
         opened: the pinhole, once it is open.
+        backlog: how many may wait in user space.
         waiting: what listens instead of the kernel.
     """
 
@@ -57,6 +58,7 @@ class CallPort:
     on_flow: Callable[[KernelFlow], None] | None = None
     in_user_space: Callable[[], WaitingPort | None] | None = None
     opened: OpenPinhole | None = None
+    backlog: int = 1
     waiting: WaitingPort | None = None
 
     @property
@@ -100,6 +102,11 @@ class CallPort:
         elif self.sock is not None:
             self.sock.close()
 
+    def taking_back(self) -> None:
+        """Be ready for those who do not come through the kernel any more."""
+        if self.call.is_tcp:
+            self.listen(self.backlog)
+
     def taken_back(self) -> None:
         """Wait in user space from now on: the kernel does so no more, and nobody is there."""
         self.shut()
@@ -123,7 +130,7 @@ class CallPort:
         pinhole = attrs.evolve(self.opened.pinhole, peers=IpFilter.only(peer))
         path.close([self.opened])
         self.opened = path.open([(pinhole, self.came)])[0]
-        self.opened.given_back = self.taken_back
+        self.opened.giving_back, self.opened.given_back = self.taking_back, self.taken_back
 
 
 def open_ports(ports: Sequence[CallPort]) -> None:
@@ -147,7 +154,8 @@ def open_ports(ports: Sequence[CallPort]) -> None:
             port.call = attrs.evolve(port.call, choice=_fallen_back(port.call, str(error)))
     else:
         for port, each in zip(wanted, opened, strict=True):
-            port.opened, each.given_back = each, port.taken_back
+            port.opened = each
+            each.giving_back, each.given_back = port.taking_back, port.taken_back
 
 
 def _pinhole(path: KernelPath, port: CallPort) -> Pinhole:

@@ -154,7 +154,6 @@ def _redirect_in_kernel(port: CallPort, target: Endpoint, backlog: int) -> Firew
     def in_user_space() -> WaitingPort:
         assert port.sock is not None  # noqa: S101 - a redirection has one
         action.choice = port.call.choice
-        port.listen(backlog)
         waiting = _waiting_port(port.call, port.sock, target)
         waiting.action = action
         return waiting
@@ -165,7 +164,7 @@ def _redirect_in_kernel(port: CallPort, target: Endpoint, backlog: int) -> Firew
         port.close()
 
     action = call.permit(port.address, target, IpFilter.only(host), close)
-    port.in_user_space = in_user_space
+    port.in_user_space, port.backlog = in_user_space, backlog
     take_streams(
         port,
         action,

@@ -68,7 +68,9 @@ def tables(net: Network, side: Side = Side.PROXY) -> list[str]:
 
 def elements(net: Network) -> dict[str, int]:
     """How many elements the sets of the proxy's table have, those without any left out."""
-    found = json.loads(net.run(Side.PROXY, ["nft", "-j", "list", "ruleset"]))["nftables"]
+    # Without the tables: nft 1.0.6 sometimes prints broken JSON of one that is owned.
+    printed = [net.run(Side.PROXY, ["nft", "-j", "list", kind]) for kind in ("sets", "maps")]
+    found = [entry for each in printed for entry in json.loads(each)["nftables"]]
     sets = [entry.get("map") or entry.get("set") for entry in found]
     counts = {each["name"]: len(each.get("elem", [])) for each in sets if each}
     return {name: count for name, count in counts.items() if count}

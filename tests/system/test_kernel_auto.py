@@ -37,15 +37,17 @@ def test_a_firewall_that_is_loaded_meanwhile_fails_no_transfer(
     with place.proxy() as proxy, place.client(proxy) as client:
         assert fetch(proxy, client, mode, samples)["path"] == "kernel"
         start = len(proxy.lines())
-        with waiting_port(proxy, mode, client) as (port, listener):
-            place.load(DROP)
-            finish_fetching(client, port, listener, samples)
-        (line,) = proxy.await_log("connection closed", start, protocol="ftp-data")
-        assert line["path"] == "splice"
-        assert "the chain inet firewall forward may drop" in line["why"]
-        assert proxy.logged(RESTS, start)
-        assert fetch(proxy, client, mode, samples)["path"] == "splice"
-        place.load("delete table inet firewall")
+        try:
+            with waiting_port(proxy, mode, client) as (port, listener):
+                place.load(DROP)
+                finish_fetching(client, port, listener, samples)
+            (line,) = proxy.await_log("connection closed", start, protocol="ftp-data")
+            assert line["path"] == "splice"
+            assert "the chain inet firewall forward may drop" in line["why"]
+            assert proxy.logged(RESTS, start)
+            assert fetch(proxy, client, mode, samples)["path"] == "splice"
+        finally:
+            place.load("delete table inet firewall")
         proxy.await_log(BACK, start)
         assert fetch(proxy, client, mode, samples)["path"] == "kernel"
 

@@ -65,10 +65,12 @@ def test_an_unprivileged_user_has_the_kernel_carry_connections(
         with place.client(proxy) as client:
             assert fetch(proxy, client, mode, samples)["path"] == "kernel"
             if way == "become":
-                place.load(DROP)
-                proxy.await_log(RESTS)
-                assert fetch(proxy, client, mode, samples)["path"] == "splice"
-                place.load("delete table inet firewall")
+                try:
+                    place.load(DROP)
+                    proxy.await_log(RESTS)
+                    assert fetch(proxy, client, mode, samples)["path"] == "splice"
+                finally:
+                    place.load("delete table inet firewall")
                 proxy.await_log(BACK)
                 assert fetch(proxy, client, mode, samples)["path"] == "kernel"
 

@@ -38,13 +38,15 @@ class OpenPinhole:
         pinhole: which.
         on_flow: hears of each connection that comes through.
         flows: how many have come.
-        given_back: called when the pinhole is closed because the kernel is to carry nothing more,
-            so that user space waits there from then on.
+        giving_back: called before the pinhole is closed because the kernel is to carry nothing
+            more, so that there is no moment in which nobody waits.
+        given_back: called afterwards, unless somebody has come through and used it up.
     """
 
     pinhole: Pinhole
     on_flow: Callable[[KernelFlow], None]
     flows: int = 0
+    giving_back: Callable[[], None] | None = None
     given_back: Callable[[], None] | None = None
 
     @property
@@ -212,6 +214,7 @@ class KernelPath:
         if self._table is None:
             return
         self.is_lost = True
+        self._announce([each for each in self._open.values() if not each.is_used_up])
         table, self._table = self._table, None
         table.abandon()
         for flow in tuple(self._flows.values()):
@@ -227,6 +230,7 @@ class KernelPath:
         waiting = [each for each in self._open.values() if not each.is_used_up]
         if not waiting:
             return
+        self._announce(waiting)
         self._close(waiting)
         if self._events is not None:
             self._events.take_all()
@@ -236,6 +240,12 @@ class KernelPath:
             del self._open[each.pinhole.key]
             if each.given_back is not None:
                 each.given_back()
+
+    @staticmethod
+    def _announce(waiting: Sequence[OpenPinhole]) -> None:
+        for each in waiting:
+            if each.giving_back is not None:
+                each.giving_back()
 
     def let_through(self, passages: Sequence[Passage]) -> None:
         """Let whole protocols through.

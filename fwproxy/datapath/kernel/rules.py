@@ -17,7 +17,7 @@ What is refused ends at the proxy's own socket, which is bound and does not list
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from fwproxy.datapath.kernel.passage import Passage
 
@@ -27,12 +27,15 @@ _KEY = "meta l4proto . {ip} daddr . th dport"
 _BEFORE_DNAT, _BEFORE_SNAT = -101, 99
 """Just before the usual places, so that an operator's own rules do not translate what is ours."""
 _AFTER_CONNTRACK, _FILTER = -150, 0
-_OPEN_STATES = ("established", "fin_wait", "close_wait", "last_ack", "retrans", "unack")
-"""Of TCP, as conntrack has them: one end at least may still send."""
 
 
 def table(
-    name: str, mark: int, *, max_pinholes: int, owner: bool, patience: int | None = None
+    name: str,
+    mark: int,
+    *,
+    max_pinholes: int,
+    owner: bool,
+    timeouts: Mapping[str, int] | None = None,
 ) -> str:
     """Return the commands that make the table.
 
@@ -41,14 +44,14 @@ def table(
         mark: the conntrack mark of our flows.
         max_pinholes: how many elements a set may have.
         owner: whether nobody else may change it.
-        patience: seconds that conntrack remembers a TCP connection without packets, in whichever
-            state; None leaves it to the host's settings.
+        timeouts: seconds that conntrack remembers a TCP connection without packets, by state;
+            None leaves it to the host's settings.
     """
     lines = [f"table inet {name} {{", "flags owner;" if owner else ""]
     for version in (4, 6):
         lines += _sets(version, max_pinholes)
-        lines += _patience(version, patience)
-        lines += _translating(version, mark, is_patient=patience is not None)
+        lines += _timeouts(version, timeouts)
+        lines += _translating(version, mark, is_patient=timeouts is not None)
     lines += _chain("pinholes", [rule for version in (4, 6) for rule in _dispatching(version)])
     jump = ["jump pinholes"]
     lines += _chain("passages", [])
@@ -94,10 +97,9 @@ def _sets(version: int, size: int) -> Iterator[str]:
     yield f"set killed{version} {{ type {five}; flags timeout; {bound} }}"
 
 
-def _patience(version: int, seconds: int | None) -> Iterator[str]:
-    # One end may close long before the other: conntrack's minute for that is not user space's.
-    if seconds is not None:
-        states = ", ".join(f"{each} : {seconds}" for each in _OPEN_STATES)
+def _timeouts(version: int, timeouts: Mapping[str, int] | None) -> Iterator[str]:
+    if timeouts is not None:
+        states = ", ".join(f"{state} : {seconds}" for state, seconds in timeouts.items())
         yield f"ct timeout patient{version} {{ protocol tcp; l3proto {_IP[version]};"
         yield f"policy = {{ {states} }}; }}"
 

@@ -26,11 +26,14 @@ from fwproxy.datapath.kernel.nft import Nftables
 from fwproxy.datapath.kernel.passage import Passage
 from fwproxy.datapath.kernel.pinhole import Pinhole, PinholeKey
 from fwproxy.datapath.kernel.shared_elements import SharedElements
+from fwproxy.datapath.kernel.sysctl import tcp_timeouts
 from fwproxy.datapath.kernel.transaction import Transaction
 from fwproxy.errors import KernelPathError
 
 _TABLE_NAME = re.compile(r"table inet (\S+_\d+_\d+_\d+_\d+)\b")
 """Also with another prefix."""
+_OPEN_STATES = ("established", "fin_wait", "close_wait", "last_ack", "retrans", "unack")
+"""Of TCP, as conntrack has them: one end at least may still send."""
 KILLED_SECONDS = 60.0
 """How long packets of a killed connection are refused."""
 
@@ -130,7 +133,7 @@ class KernelTable:
             settings.mark,
             max_pinholes=settings.max_pinholes,
             owner=owner,
-            patience=self._patience,
+            timeouts=_timeouts(self._patience),
         )
 
     def _listed(self) -> str:
@@ -285,6 +288,18 @@ class KernelTable:
 
 _numbers = itertools.count(1)
 """Several proxies may run in one process."""
+
+
+def _timeouts(patience: int | None) -> dict[str, int] | None:
+    """Return how long to remember a TCP connection: as the host says, where both have closed it.
+
+    One end may close long before the other: conntrack's minute for that is not user space's.
+    """
+    if patience is None:
+        return None
+    timeouts = tcp_timeouts()
+    timeouts |= {state: max(timeouts.get(state, 0), patience) for state in _OPEN_STATES}
+    return timeouts
 
 
 def _mark_of(pid: int) -> str | None:
