@@ -141,7 +141,7 @@ def main() -> None:
 @click.option("--config", "path", type=_FILE, help="The configuration, a TOML file.")
 @_process_options
 def run(path: Path | None, log_format: str | None, log_level: str | None, loop: str) -> None:
-    """Run the proxy until SIGTERM or SIGINT.
+    """Run the proxy until SIGTERM, SIGINT or SIGHUP.
 
     Without a file it listens for FTP on 127.0.0.1:2121, in front of a demo server of its own, and
     prints the command that fetches a file through it. The first signal lets running sessions

@@ -123,7 +123,7 @@ class Engine:
     def close(self) -> None:
         """Take the parts off the loop; no session may be left."""
         self.kernel.close()
-        self.ledger.close()
+        self.ledger.finish()
         self.ports.close()
         self.deadlines.stop()
         self.poller.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -249,7 +250,12 @@ class Ledger:
         if self._file is not None:
             self._file.reopen()
 
-    def close(self) -> None:
-        """Write what is left and close the file."""
+    def finish(self) -> None:
+        """Let what is left be written to the file, and close that."""
         if self._file is not None:
-            self._file.close()
+            self._file.finish()
+
+    async def written(self) -> None:
+        """Wait until that is done, unless the disk hangs."""
+        if self._file is not None:
+            await asyncio.to_thread(self._file.join)

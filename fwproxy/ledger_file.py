@@ -73,12 +73,20 @@ class LedgerFile:
             self._is_reopening = True
             self._wake.notify()
 
-    def close(self) -> None:
-        """Write what is left, unless that takes too long, and close the file."""
+    def finish(self) -> None:
+        """Write what is left, and close the file; returns at once."""
         with self._wake:
             self._is_closing = True
             self._wake.notify()
+
+    def join(self) -> None:
+        """Wait until that is done, unless it takes too long."""
         self._thread.join(_CLOSE_PATIENCE)
+
+    def close(self) -> None:
+        """Do both."""
+        self.finish()
+        self.join()
 
     # In the thread of the writer, from here on.
 

@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvloop
 
@@ -34,10 +34,10 @@ _REPORT_EVERY = 5.0
 def run(
     config: Config, loop: str = "uvloop", started: Callable[[Firewall], object] = lambda _: None
 ) -> None:
-    """Run the proxy until SIGTERM or SIGINT. Must be called in the main thread.
+    """Run the proxy until SIGTERM, SIGINT or SIGHUP. Must be called in the main thread.
 
     The first signal lets running sessions finish, for up to `limits.stop_timeout` seconds; the
-    second closes them at once.
+    second closes them at once. SIGUSR1 opens the ledger's file anew.
 
     Args:
         config: what to run.
@@ -60,8 +60,8 @@ def run(
 
 
 async def _serve(config: Config, started: Callable[[Firewall], object]) -> None:
-    with _signals() as (asked, insisted):
-        firewall = Firewall(config)
+    firewall = Firewall(config)
+    with _signals(firewall) as (asked, insisted):
         await firewall.start()
         try:
             if config.process.user:
@@ -74,17 +74,22 @@ async def _serve(config: Config, started: Callable[[Firewall], object]) -> None:
 
 
 @contextmanager
-def _signals() -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
-    """Set the first event on the first signal, and the second on every further one."""
+def _signals(firewall: Firewall) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
+    """Set the first event on the first signal to stop, and the second on every further one."""
     asked, insisted = asyncio.Event(), asyncio.Event()
 
-    def hear() -> None:
+    def stop() -> None:
         (insisted if asked.is_set() else asked).set()
 
+    def reopen() -> None:
+        with suppress(RuntimeError):  # it does not run yet, or no more: no file is open
+            firewall.ledger.reopen()
+
     loop = asyncio.get_running_loop()
-    caught = (signal.SIGTERM, signal.SIGINT)
-    for number in caught:
-        loop.add_signal_handler(number, hear)
+    caught = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: stop}
+    caught[signal.SIGUSR1] = reopen
+    for number, handler in caught.items():
+        loop.add_signal_handler(number, handler)
     try:
         yield asked, insisted
     finally:

@@ -23,6 +23,10 @@ import structlog
 import uvloop
 from hypothesis import settings
 
+# What several tests share explains its failed assertions as they do.
+_SHARED = (path.stem for path in Path(__file__).parent.rglob("*.py"))
+pytest.register_assert_rewrite("system", *(n for n in _SHARED if not n.startswith(("test_", "_"))))
+
 settings.register_profile("any machine", deadline=None)  # a busy one is no failure
 settings.load_profile("any machine")
 

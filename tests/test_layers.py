@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,30 @@ def test_the_check_itself(room: str, text: str, wrong: int) -> None:
 )
 def test_the_check_of_filters_itself(text: str, wrong: int) -> None:
     assert len(wrong_filter_imports(Path("example.py"), text)) == wrong
+
+
+def dependencies() -> dict[str, set[str]]:
+    """Return the modules, each with those that it imports at run time."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in modules()}
+    found = {}
+    for name, path in names.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imports = set()
+        for node in runtime_imports(tree):
+            if isinstance(node, ast.Import):
+                imports |= {alias.name for alias in node.names}
+            elif node.module is not None:
+                imports.add(node.module)
+                imports |= {f"{node.module}.{alias.name}" for alias in node.names}
+        found[name.removesuffix(".__init__")] = imports
+    return {name: imports & found.keys() for name, imports in found.items()}
+
+
+def test_no_module_imports_one_that_imports_it() -> None:
+    TopologicalSorter(dependencies()).prepare()  # raises CycleError with the circle
+
+
+def test_the_check_of_circles_itself() -> None:
+    circle = dependencies() | {"fwproxy.errors": {"fwproxy.firewall"}}
+    with pytest.raises(CycleError):
+        TopologicalSorter(circle).prepare()

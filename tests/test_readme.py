@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import click
 import pytest
+from click.testing import CliRunner
 
 from fwproxy import config_file, registry
 from fwproxy.cli import main
@@ -225,6 +226,18 @@ def test_the_nftables_rule_is_accepted() -> None:
         subprocess.run(["unshare", "--net", nft, "-f", "-"], input=text, text=True, check=True)
     ports = parse(FORWARD).secondary.ports
     assert f"{FTP.ports[0]}, {ports}" in script
+
+
+def test_the_rules_of_tproxy_are_those_that_the_command_prints(tmp_path: Path) -> None:
+    (configuration,) = [block for block in blocks("toml") if 'kind = "tproxy"' in block]
+    path = tmp_path / "proxy.toml"
+    path.write_text(configuration, encoding="utf-8")
+    result = CliRunner().invoke(main, ["setup-rules", str(path), "--interface", "lan0"])
+    assert result.exit_code == 0
+    (table,) = [block for block in blocks("nft") if "fwproxy-ways" in block]
+    (routing,) = [block for block in blocks("console") if "ip -4 rule add" in block]
+    remake = "table inet fwproxy-ways {}\ndelete table inet fwproxy-ways\n"
+    assert result.output == remake + table + routing
 
 
 def test_code_is_that_of_the_examples() -> None:

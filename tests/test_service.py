@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -109,6 +109,13 @@ def running(*args: str | Path) -> Iterator[Process]:
         process.kill()
 
 
+def await_condition(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def server() -> Iterator[demo.DemoServer]:
     with demo.DemoServer() as running_server:
@@ -157,6 +164,23 @@ def test_too_few_open_files_are_said_at_start(tmp_path: Path, server: demo.DemoS
         assert process.address()
         process.send(signal.SIGTERM)
         assert "too few" not in process.end()[2]
+
+
+def test_sigusr1_opens_the_ledgers_file_anew(tmp_path: Path, server: demo.DemoServer) -> None:
+    path, moved = tmp_path / "ledger", tmp_path / "ledger.1"
+    more = f'[log]\nformat = "json"\n[ledger]\nfile = "{path}"\n'
+    with running("run", "--config", write_config(tmp_path, 0, server.address, more)) as process:
+        address = process.address()
+        assert demo.fetch(address, "PASV")
+        await_condition(lambda: path.stat().st_size)
+        path.rename(moved)
+        process.send(signal.SIGUSR1)
+        await_condition(path.exists)
+        assert demo.fetch(address, "PASV")
+        process.send(signal.SIGHUP)
+        assert process.end()[0] == 0
+    assert b'"opened"' in moved.read_bytes()
+    assert b'"opened"' in path.read_bytes()
 
 
 def test_the_first_signal_lets_sessions_finish(config: Path) -> None:

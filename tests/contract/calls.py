@@ -60,3 +60,9 @@ async def is_refused(world: World, address: Endpoint, source: str | None = None)
         return not await peer.receive()
     except ConnectionError:
         return True
+
+
+def nothing_is_bound(world: World) -> None:
+    """Make sure that no session has more than its primary connection, and no port is taken."""
+    assert world.engine.ports.in_use == len(world.engine.ledger) == 0
+    assert [len(session.connections) for session in world.sessions] == [1]

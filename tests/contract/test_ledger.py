@@ -1,6 +1,9 @@
 """What the ledger says of a permission, while it lives and when it has ended."""
 
+import asyncio
 import contextlib
+import os
+import threading
 import time
 
 import attrs
@@ -9,7 +12,7 @@ import pytest
 from calls import F, bind, bind_udp, carries, is_refused, own, redirect
 from rig import HOST, OTHER_HOST, PROBE_DATA, Hearing, eventually, make_filter, open_world
 
-from fwproxy import DataFilter, Endpoint, Firewall, IpFilter
+from fwproxy import DataFilter, Endpoint, Firewall, IpFilter, ledger_file
 from fwproxy.config import LedgerConfig, Limits
 from fwproxy.events import AcceptedConnection
 from fwproxy.ledger import MAX_TRIGGER, Ledger, LedgerEntry
@@ -304,8 +307,30 @@ async def test_a_firewall_that_is_stopped_has_written_everything(tmp_path):
         assert len(lines(path)) == 40
 
 
+async def test_a_disk_that_hangs_holds_up_the_stop_and_nothing_else(tmp_path, monkeypatch):
+    proceed, hangs, write = threading.Event(), threading.Event(), os.write
+
+    def hang(fd, data):
+        hangs.set()
+        proceed.wait(10)
+        return write(fd, data)
+
+    path = tmp_path / "ledger.jsonl"
+    async with open_world(ledger=LedgerConfig(file=str(path))) as world:
+        primary = await world.primary()
+        monkeypatch.setattr(ledger_file.os, "write", hang)
+        await bind(primary, own(5000))
+        await eventually(hangs.is_set)
+        stopping = asyncio.create_task(world.firewall.stop(0))
+        await eventually(lambda: not world.firewall.sessions)
+        assert not stopping.done()  # and this loop runs
+        proceed.set()
+        await stopping
+    assert [line["event"] for line in lines(path)] == ["opened", "ended"]
+
+
 def test_a_ledger_of_its_own_needs_no_file():
     made = Ledger()
     made.reopen()
-    made.close()
+    made.finish()
     assert list(made) == made.history == []

@@ -1,13 +1,16 @@
 """S50-S52 of the filter API: reserved ports, and the calls that use them."""
 
 import contextlib
+import functools
 import socket
 
 import pytest
 from calls import F, bind, carries, is_refused, own, ports, proxy_address, redirect
-from rig import HOST, OTHER_HOST, POOL, closing, eventually, free_ports, open_world
+from rig import HOST, OTHER_HOST, closing, eventually, free_ports
+from rig import open_world as open_any_world
 
 from fwproxy import Endpoint, Transport
+from fwproxy.bounds import PortRange
 from fwproxy.config import Limits, SecondaryConfig
 from fwproxy.errors import (
     AddressInUseError,
@@ -17,6 +20,11 @@ from fwproxy.errors import (
     QuotaError,
 )
 from fwproxy.port_sockets import open_port
+
+POOL = PortRange(28_000, 31_999)
+"""Not that of other tests: a port that is to be reserved must not even be in TIME_WAIT."""
+
+open_world = functools.partial(open_any_world, secondary=SecondaryConfig(POOL))
 
 TCP, UDP = Transport.TCP, Transport.UDP
 BOTH = pytest.mark.parametrize("transport", [TCP, UDP])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig import advance, eventually, turns
+from tags import LaterTag, Tag
 from wires import running_deadlines
 
 from fwproxy import DataFilter, Endpoint, Ends
@@ -73,27 +74,6 @@ async def running(*filters, **settings):
         yield made
         made.chain.close()
         await turns()
-
-
-class Tag(DataFilter):
-    def __init__(self, name=b"t"):
-        self.name = name
-
-    def data_from_client(self, data):
-        self.to_server.send(b"%b(%b)" % (self.name, data))
-
-    def data_from_server(self, data):
-        self.to_client.send(b"%b(%b)" % (self.name, data))
-
-
-class LaterTag(Tag):
-    async def data_from_client(self, data):
-        await asyncio.sleep(0)
-        super().data_from_client(data)
-
-    async def data_from_server(self, data):
-        await asyncio.sleep(0.001)
-        super().data_from_server(data)
 
 
 async def test_the_defaults_pass_every_datagram_on_even_an_empty_one():

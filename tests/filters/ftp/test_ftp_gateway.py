@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from ftp_ends import FILE, OTHER_V4, V4, V6, FtpServer, open_ftp
+from ftp_dialogue import FILE, FtpServer
+from ftp_ends import OTHER_V4, V4, V6, open_ftp
 from rig import Mute, advance, eventually, unused_endpoint
 from scripted import Script
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from ftp_ends import FILE, OTHER_V4, Dialogue, FtpClient, FtpWorld, Handler, open_ftp
+from ftp_dialogue import FILE, Dialogue, Handler
+from ftp_ends import OTHER_V4, FtpClient, FtpWorld, open_ftp
 from rig import Peer, advance, eventually
 
 from fwproxy.config import Limits

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import uvloop
-from ftp_ends import HANDLERS, Dialogue, FtpClient, FtpWorld, Handler, Listening, open_ftp
+from ftp_dialogue import HANDLERS, Dialogue, Handler
+from ftp_ends import FtpClient, FtpWorld, Listening, open_ftp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig import Peer, advance, turns

@@ -3,7 +3,8 @@
 import socket
 
 import pytest
-from ftp_ends import FILE, OTHER_V4, V4, open_ftp
+from ftp_dialogue import FILE
+from ftp_ends import OTHER_V4, V4, open_ftp
 from rig import Peer, eventually
 from scripted import CLIENT_V4, Script
 
