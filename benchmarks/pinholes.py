@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from benchmarks.backends import GREETING
@@ -27,11 +29,11 @@ from fwproxy.log import configure
 from fwproxy.protocol import FTP_DATA
 from fwproxy.service import run
 from tests.system.ends import connect
-from tests.system.namespaces import PREFIXES, Side
+from tests.system.namespaces import END_NUMBER, PREFIXES, PROXY_NUMBER, Side
 
 EXPIRY = 2.0
 """Seconds until an unused pinhole expires."""
-PATIENCE = 10.0
+PATIENCE, TRIES = 10.0, 20
 PLENTY = 1_000_000
 
 
@@ -48,21 +50,27 @@ def knock() -> None:
 
 
 class Knocker:
-    """A process in the server's namespace that comes to pinholes."""
+    """A process in the server's namespace that comes to pinholes.
+
+    Attributes:
+        count: how often it was sent.
+        greeted: how often it got through.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self.errors: list[str] = []
+        self.count = 0
+        self.greeted = 0
 
     def knock(self, at: Endpoint) -> None:
+        self.count += 1
         assert self._process.stdin is not None
         self._process.stdin.write(f"{at.host} {at.port}\n".encode())
 
     async def hear(self) -> None:
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
-            if line != b"ok\n":
-                self.errors.append(line.decode().strip())
+            self.greeted += line == b"ok\n"
 
 
 class Churn:
@@ -109,41 +117,37 @@ class Churn:
         return len(self.times) / (time.perf_counter() - began)
 
 
-def left() -> dict[str, float]:
-    """What there is in this namespace and process that a pinhole may leave behind."""
+def left(files: int) -> dict[str, float]:
+    """What there is in this namespace, and which files more than before in this process."""
     ruleset = subprocess.run(["nft", "-j", "list", "ruleset"], capture_output=True, check=True)
     entries = json.loads(ruleset.stdout)["nftables"]
     sets = [entry.get("map") or entry.get("set") for entry in entries]
-    flows = subprocess.run(
-        ["conntrack", "-L", "--mark", str(DatapathConfig().kernel_mark)],
-        capture_output=True,
-        check=True,
-    )
+    mark = str(DatapathConfig().kernel_mark)
+    flows = subprocess.run(["conntrack", "-L", "--mark", mark], capture_output=True, check=True)
     return {
         "elements": sum(len(each.get("elem", [])) for each in sets if each),
-        "files": len(list(Path("/proc/self/fd").iterdir())),
+        "files": open_files() - files,
         "flows": len(flows.stdout.splitlines()),
     }
 
 
-async def settled(before: dict[str, float]) -> dict[str, float]:
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def settled(files: int) -> dict[str, float]:
     """What is left, once it is nothing or there was time enough for that."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        now = left()
-        remains = {key: max(now[key] - before[key], 0.0) for key in before}
-        if not any(remains.values()) or time.monotonic() > deadline:
-            return remains
-        await asyncio.sleep(0.5)
+    for _ in range(TRIES):
+        found = left(files)
+        if not any(found.values()):
+            break
+        await asyncio.sleep(PATIENCE / TRIES)
+    return found
 
 
-async def churned(
-    firewall: Firewall, network: str, client: Endpoint, seconds: float, rate: float
-) -> dict[str, float | str]:
-    host, port = firewall.listeners["ftp"].address.sockaddr[:2]
-    server = f"{PREFIXES[Side.SERVER][4]}2"
-    primary = connect(host, port, f"{network}-{Side.CLIENT}")
-    namespace = f"{network}-{Side.SERVER}"
+@asynccontextmanager
+async def knocking(namespace: str) -> AsyncIterator[Knocker]:
+    """Run the process that comes to pinholes; wait for all of its answers at the end."""
     process = await asyncio.create_subprocess_exec(
         *inside(namespace, [sys.executable, "-m", "benchmarks.pinholes", "knock"]),
         stdin=subprocess.PIPE,
@@ -152,33 +156,44 @@ async def churned(
     try:
         knocker = Knocker(process)
         hearing = asyncio.ensure_future(knocker.hear())
-        await asyncio.to_thread(primary.recv, 100)  # greeted: now there is a session
-        (session,) = firewall.sessions
-        churn = Churn(session, client, server, knocker)
-        await churn.last(1, 100)  # the first calls cost more
-        await asyncio.sleep(EXPIRY + 1)
-        churn.times.clear()
-        before, computed = left(), time.process_time()
-        reached = await churn.last(seconds, rate)
-        computed = time.process_time() - computed
+        yield knocker
         assert process.stdin is not None
         process.stdin.close()
         await hearing
-        ranked = sorted(churn.times)
-        figures: dict[str, float | str] = {
-            "p50": 1e3 * ranked[len(ranked) // 2],
-            "p99": 1e3 * ranked[len(ranked) * 99 // 100],
-            "rate": reached,
-            "cpu": 1e3 * computed / len(ranked),
-            "failed": float(len(knocker.errors)),
-        }
-        await asyncio.sleep(EXPIRY)
-        return figures | await settled(before)
     finally:
         with suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-        primary.close()
+
+
+async def churned(
+    firewall: Firewall, network: str, client: Endpoint, seconds: float, rate: float
+) -> dict[str, float]:
+    """Let a client come, and open pinholes in its session."""
+    host, port = firewall.listeners["ftp"].address.sockaddr
+    with connect(host, port, f"{network}-{Side.CLIENT}") as primary:
+        await asyncio.to_thread(primary.recv, 100)  # greeted: now there is a session
+        (session,) = firewall.sessions
+        server = f"{PREFIXES[Side.SERVER][4]}{END_NUMBER}"
+        async with knocking(f"{network}-{Side.SERVER}") as knocker:
+            churn = Churn(session, client, server, knocker)
+            await churn.last(1, 100)  # the first calls cost more
+            await asyncio.sleep(EXPIRY + 1)
+            churn.times.clear()
+            files, computed = open_files(), time.process_time()
+            reached = await churn.last(seconds, rate)
+            computed = time.process_time() - computed
+            await asyncio.sleep(EXPIRY)
+            remains = await settled(files)
+        ranked = sorted(churn.times)
+        return {
+            "p50": 1e3 * ranked[len(ranked) // 2],
+            "p99": 1e3 * ranked[len(ranked) * 99 // 100],
+            "rate": reached,
+            "cpu": 1e3 * computed / len(ranked),
+            "failed": knocker.count - knocker.greeted,
+            **remains,
+        }
 
 
 def main() -> None:
@@ -190,7 +205,7 @@ def main() -> None:
     upstream = Endpoint.parse(server)
     listener = ListenerConfig(
         name="ftp",
-        bind=Endpoint(f"{PREFIXES[Side.CLIENT][4]}1", 21),
+        bind=Endpoint(f"{PREFIXES[Side.CLIENT][4]}{PROXY_NUMBER}", 21),
         protocol="ftp",
         upstream=upstream,
         use_filters=(),
@@ -209,12 +224,13 @@ def main() -> None:
 
 def _start(firewall: Firewall, network: str, client: str, words: dict[str, float]) -> None:
     async def work() -> None:
+        figures: dict[str, float] | dict[str, str]
         try:
             figures = await churned(firewall, network, Endpoint.parse(client), **words)
         except Exception as error:  # noqa: BLE001 - told to the benchmark, which reports it
             figures = {"error": repr(error)}
         print(json.dumps(figures), flush=True)
-        os.kill(os.getpid(), 15)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     running.append(asyncio.ensure_future(work()))
 

@@ -119,9 +119,9 @@ def messages(data: bytes) -> Iterator[FlowReport | Refusal]:
                 yield report
 
 
-def _report(body: memoryview, kind: int, *, is_new: bool) -> FlowReport | None:
-    found = dict(attributes(body))
-    original, reply = (_tuple(bytes(found.get(kind, b""))) for kind in (_ORIGINAL, _REPLY))
+def _report(body: bytes, kind: int, *, is_new: bool) -> FlowReport | None:
+    found = attributes(body)
+    original, reply = _tuple(found.get(_ORIGINAL, b"")), _tuple(found.get(_REPLY, b""))
     if original is None or reply is None:
         return None
     transport = original[0]
@@ -149,10 +149,10 @@ def _report(body: memoryview, kind: int, *, is_new: bool) -> FlowReport | None:
 @functools.lru_cache(maxsize=4096)
 def _tuple(data: bytes) -> tuple[Transport, Tuple] | None:
     """Read one direction of a flow; the reports of a flow repeat it as it was."""
-    parts = dict(attributes(memoryview(data)))
+    parts = attributes(data)
     if _IP not in parts or _PROTO not in parts:
         return None
-    hosts, ports = dict(attributes(parts[_IP])), dict(attributes(parts[_PROTO]))
+    hosts, ports = attributes(parts[_IP]), attributes(parts[_PROTO])
     transport = _NUMBERS.get(_number(ports.get(_NUMBER), 1))
     source = _host(hosts.get(_SOURCE_4, hosts.get(_SOURCE_6)))
     target = _host(hosts.get(_TARGET_4, hosts.get(_TARGET_6)))
@@ -164,7 +164,7 @@ def _tuple(data: bytes) -> tuple[Transport, Tuple] | None:
     )
 
 
-def _host(data: memoryview | None) -> str | None:
+def _host(data: bytes | None) -> str | None:
     if data is None or len(data) not in {4, 16}:
         return None
     if len(data) == 4:
@@ -172,21 +172,22 @@ def _host(data: memoryview | None) -> str | None:
     return str(ipaddress.IPv6Address(bytes(data)))
 
 
-def _number(data: memoryview | None, size: int) -> int:
+def _number(data: bytes | None, size: int) -> int:
     return int.from_bytes(data, "big") if data is not None and len(data) == size else 0
 
 
-def _counted(data: memoryview | None) -> int | None:
+def _counted(data: bytes | None) -> int | None:
     if data is None:
         return None
-    return _number(dict(attributes(data)).get(_BYTES), 8)
+    return _number(attributes(data).get(_BYTES), 8)
 
 
-def _tcp_state(data: memoryview | None) -> int:
-    tcp = dict(attributes(data)).get(TCP_INFO) if data is not None else None
-    return _number(dict(attributes(tcp)).get(TCP_STATE), 1) if tcp is not None else 0
+def _tcp_state(data: bytes | None) -> int:
+    tcp = attributes(data).get(TCP_INFO) if data is not None else None
+    return _number(attributes(tcp).get(TCP_STATE), 1) if tcp is not None else 0
 
 
+@functools.lru_cache(maxsize=4096)
 def _packed_tuple(transport: Transport, found: Tuple) -> bytes:
     version = found.source.version
     kinds = (_SOURCE_4, _TARGET_4) if version == 4 else (_SOURCE_6, _TARGET_6)

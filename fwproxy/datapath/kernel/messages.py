@@ -24,15 +24,17 @@ def attribute(kind: int, content: bytes) -> bytes:
     return _ATTRIBUTE.pack(4 + len(content), kind) + content + bytes(-len(content) % 4)
 
 
-def attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield type and content of each attribute; what is cut short ends them."""
-    position = 0
-    while position + 4 <= len(data):
+def attributes(data: bytes) -> dict[int, bytes]:
+    """Return the content of each attribute by its type; what is cut short ends them."""
+    found = {}
+    position, size = 0, len(data)
+    while position + 4 <= size:
         length, kind = _ATTRIBUTE.unpack_from(data, position)
-        if length < 4 or position + length > len(data):
-            return
-        yield kind & _TYPE_MASK, data[position + 4 : position + length]
+        if length < 4 or position + length > size:
+            break
+        found[kind & _TYPE_MASK] = data[position + 4 : position + length]
         position += (length + 3) & ~3
+    return found
 
 
 def message(kind: int, flags: int, sequence: int, body: bytes, *, generic: bytes) -> bytes:
@@ -41,19 +43,18 @@ def message(kind: int, flags: int, sequence: int, body: bytes, *, generic: bytes
     return HEADER.pack(length, kind, REQUEST | flags, sequence, 0) + generic + body
 
 
-def split(data: bytes) -> Iterator[tuple[int, int, int, memoryview]]:
+def split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     """Yield type, flags, sequence and body of each message; what is cut short ends them."""
-    view = memoryview(data)
     position = 0
-    while position + HEADER.size <= len(view):
-        length, kind, flags, sequence, _ = HEADER.unpack_from(view, position)
-        if length < HEADER.size or position + length > len(view):
+    while position + HEADER.size <= len(data):
+        length, kind, flags, sequence, _ = HEADER.unpack_from(data, position)
+        if length < HEADER.size or position + length > len(data):
             return
-        yield kind, flags, sequence, view[position + HEADER.size : position + length]
+        yield kind, flags, sequence, data[position + HEADER.size : position + length]
         position += (length + 3) & ~3
 
 
-def error_of(kind: int, body: memoryview) -> int | None:
+def error_of(kind: int, body: bytes) -> int | None:
     """Return the error that an answer bears, 0 for success; None for what is no answer."""
     if kind not in {ERROR, DONE}:
         return None

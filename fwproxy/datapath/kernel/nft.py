@@ -37,14 +37,13 @@ class Nftables:
         except OSError as error:
             raise KernelPathError(f"{_LIBRARY} is not installed (nftables)") from error
         self._library: Any = _declared(library)
-        others = netfilter_sockets()
+        self._others = netfilter_sockets().items()
         self._context: int | None = library.nft_ctx_new(0)
         if not self._context:
             raise KernelPathError(f"{_LIBRARY} gives no context")
         library.nft_ctx_buffer_error(self._context)
         library.nft_ctx_buffer_output(self._context)
         library.nft_ctx_output_set_flags(self._context, _TERSE | _STATELESS)
-        self._sockets = netfilter_sockets().items() - others.items()
 
     def run(self, commands: str) -> str:
         """Run commands as one transaction: all of them or none; return what they print.
@@ -63,7 +62,7 @@ class Nftables:
 
     def sockets(self) -> Iterator[socket.socket]:
         """Yield copies of what is, or may be, the context's socket; the caller closes them."""
-        for fd, _ in self._sockets if self._context is not None else ():
+        for fd, _ in netfilter_sockets().items() - self._others:
             yield socket.socket(fileno=os.dup(fd))
 
     def close(self) -> None:

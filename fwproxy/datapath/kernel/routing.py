@@ -45,11 +45,11 @@ def has_policy_routing() -> bool:
         return False
 
 
-def _is_ordinary(rule: memoryview) -> bool:
+def _is_ordinary(rule: bytes) -> bool:
     family, to_length, from_length, tos, table, _, _, action, _ = _RULE.unpack_from(rule)
     if family not in {socket.AF_INET, socket.AF_INET6}:
         return True  # of multicast
-    asked = {kind for kind, _ in attributes(rule[_RULE.size :])} - _ORDINARY
+    asked = attributes(rule[_RULE.size :]).keys() - _ORDINARY
     plain = not (to_length or from_length or tos or asked) and action == _TO_TABLE
     return plain and table in {_LOCAL, _MAIN, _DEFAULT}
 

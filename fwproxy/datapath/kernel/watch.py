@@ -128,15 +128,15 @@ def _received(sock: socket.socket) -> bytes | None:
         return None
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, memoryview]]:
+def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Yield what nftables says: the kind, whose doing it is, and the rest."""
-    view, position = memoryview(data), 0
-    while position + HEADER.size + GENERIC.size <= len(view):
-        length, kind, _, _, port = HEADER.unpack_from(view, position)
+    position = 0
+    while position + HEADER.size + GENERIC.size <= len(data):
+        length, kind, _, _, port = HEADER.unpack_from(data, position)
         if length < HEADER.size + GENERIC.size:
             return
         if kind >> 8 == _SUBSYSTEM:
-            yield kind & 0xFF, port, view[position + HEADER.size + GENERIC.size : position + length]
+            yield kind & 0xFF, port, data[position + HEADER.size + GENERIC.size : position + length]
         position += (length + 3) & ~3
 
 
@@ -144,8 +144,8 @@ def _has_rules(data: bytes) -> bool:
     return any(kind not in _NO_RULES for kind, _, _ in _messages(data))
 
 
-def _name(body: memoryview) -> str:
-    return bytes(dict(attributes(body)).get(_TABLE_NAME, b"")).rstrip(b"\0").decode()
+def _name(body: bytes) -> str:
+    return attributes(body).get(_TABLE_NAME, b"").rstrip(b"\0").decode()
 
 
 def _leave_out(sock: socket.socket, port: int) -> None:
