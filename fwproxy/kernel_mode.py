@@ -9,6 +9,7 @@ the operator vouches for that.
 from __future__ import annotations
 
 import math
+import time
 from typing import Self
 
 import attrs
@@ -31,8 +32,10 @@ JUST_CHANGED = "the rules of other tables have just changed"
 SPLICED = "no kernel path, connections are spliced"
 _SPARE = 60
 """Seconds that conntrack remembers a connection after the proxy has found it to rest too long."""
-_SHARE = 50
+_SHARE = 20
 """A look at the rules takes at most one part in so many of the time, however many there are."""
+_LONGEST_WAIT = 10.0
+"""No change waits longer than so many seconds for one."""
 
 
 class KernelMode:
@@ -190,6 +193,8 @@ class KernelMode:
         wait = self._not_before - deadlines.now()
         if wait > 0:
             self._postponed = deadlines.after(wait, self._look_at_rules)
+            if self.path is not None and not self._start.is_required:
+                self.path.give_back()  # whatever has changed, user space may wait
         else:
             self._look_at_rules()
 
@@ -199,13 +204,13 @@ class KernelMode:
         if self._postponed is not None:
             self._postponed.cancel()
             self._postponed = None
-        now = self._start.deadlines.now
-        began = now()
+        began = time.thread_time()
         self._surroundings.rules_changed()
         if self.path is not None:
             self.path.look()  # it may have been our table
         self._try_to_judge()
-        self._not_before = now() + max(RESOLUTION, _SHARE * (now() - began))
+        wait = max(RESOLUTION, _SHARE * (time.thread_time() - began))
+        self._not_before = self._start.deadlines.now() + min(wait, _LONGEST_WAIT)
 
     def close(self, reason: str = "the proxy has stopped") -> None:
         """Remove the table; no pinhole may be left."""

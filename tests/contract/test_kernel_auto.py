@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import ctypes
+import socket
 import struct
+import threading
 
+import attrs
 import pytest
 from calls import F, bind, bind_udp, carries, is_refused, proxy_address, redirect
-from kernel_world import auto_world, come, elements, path, tables
+from kernel_world import LONG_BUT_REMEMBERED, auto_world, come, elements, path, tables
 from own_network import NEAR, NEAR_6, in_own_network, shell
 from rig import PROBE_DATA, eventually, turns
 
@@ -19,6 +22,7 @@ from fwproxy.listener_config import ListenerConfig, ListenerKind
 
 UDP = Transport.UDP
 MARK = "0x6677"
+PLENTY = attrs.evolve(LONG_BUT_REMEMBERED, max_connections_per_session=10_000)
 
 
 def add_chain(hook, *rules, policy="accept", kind="filter", priority="0", table="strict"):
@@ -325,11 +329,14 @@ async def test_a_burst_of_changes_is_looked_at_a_few_times(monkeypatch):
     look = KernelMode._look_at_rules
     monkeypatch.setattr(KernelMode, "_look_at_rules", lambda self: (looks.append(1), look(self)))
     async with auto_world() as here:
+        _, waiting, client = await near(here)
         add_chain("input", "accept")
         for number in range(30):
             shell(f"nft add rule inet strict at_input ip saddr 192.0.2.{number} accept")
             await turns()
         assert reason(here) == JUST_CHANGED
+        assert not elements()  # nobody knows yet whether anybody would get through
+        assert await carries(*await come(here, waiting, client, NEAR))
         _, connection, _ = await near(here)
         assert connection.choice.path.value == "splice"
         await eventually(lambda: not reason(here))
@@ -447,3 +454,66 @@ async def test_without_being_asked_it_lets_nobody_through_who_is_not_logged(logg
         rules = shell(f"nft list chain inet {tables()[0]} passages")
     assert ("listener is let through in the kernel" in said) is (kernel == "require")
     assert ("dport" in rules) is (kernel == "require")
+
+
+class Knockers:
+    """Threads that connect to a port all the time, and one that serves those who get through."""
+
+    def __init__(self):
+        self.server = socket.create_server((NEAR, 0), backlog=64)
+        self.server.settimeout(0.1)
+        self.came, self.refused = 0, 0
+        self._stop, self._closed = threading.Event(), threading.Event()
+        self._threads = []
+        self._serving = threading.Thread(target=self._serve)
+        self._serving.start()
+
+    @property
+    def target(self):
+        return Endpoint.from_sockaddr(self.server.getsockname())
+
+    def knock_at(self, address):
+        self._threads.append(threading.Thread(target=self._knock, args=[address]))
+        self._threads[-1].start()
+
+    def _serve(self):
+        while not self._closed.is_set():
+            with contextlib.suppress(TimeoutError):
+                self.server.accept()[0].close()
+
+    def _knock(self, address):
+        while not self._stop.is_set():
+            try:
+                with socket.create_connection(address.sockaddr, 5) as sock:
+                    sock.recv(1)
+                    self.came += 1
+            except ConnectionError:
+                self.refused += 1
+
+    async def close(self):
+        self._stop.set()
+        for each in self._threads:
+            await asyncio.to_thread(each.join)
+        self._closed.set()
+        await asyncio.to_thread(self._serving.join)
+        self.server.close()
+
+
+@in_own_network
+async def test_nobody_is_refused_while_ports_change_over():
+    """There is no moment in which neither the kernel nor user space waits."""
+    async with auto_world(limits=PLENTY) as here:
+        primary = await here.primary(source=NEAR)
+        knockers = Knockers()
+        try:
+            for number in range(1, 6):
+                made = await redirect(primary, knockers.target, flags=F.ALLOW_MULTIPLE)
+                assert made.actions[0].choice.path.value == "kernel"
+                knockers.knock_at(made.internal_address)
+                await eventually(lambda: knockers.came >= 20 * number)  # noqa: B023 - at once
+                await forbid(here)
+                await eventually(lambda: knockers.came >= 20 * number + 10)  # noqa: B023 - at once
+                await allow(here)
+        finally:
+            await knockers.close()
+        assert not knockers.refused
