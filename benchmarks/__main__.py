@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from benchmarks.contenders import Contender, max_connections
 from benchmarks.kernel import MEASUREMENTS as KERNEL_MEASUREMENTS
-from benchmarks.measurements import MEASUREMENTS as LOOPBACK_MEASUREMENTS
+from benchmarks.measurements import MEASUREMENTS as RELAY_MEASUREMENTS
 from benchmarks.measurements import (
     QUICK,
     WARM_CONNECTIONS,
@@ -30,9 +30,10 @@ from benchmarks.measurements import (
 )
 from benchmarks.processes import BenchError, raise_file_limit
 from benchmarks.report import Result, as_json, environment, show
+from benchmarks.ways import MEASUREMENTS as WAYS_MEASUREMENTS
 
-MEASUREMENTS = (*LOOPBACK_MEASUREMENTS, *KERNEL_MEASUREMENTS)
-GROUPS = ("kernel",)  # names that stand for all measurements that begin so
+MEASUREMENTS = (*RELAY_MEASUREMENTS, *WAYS_MEASUREMENTS, *KERNEL_MEASUREMENTS)
+GROUPS = ("ways", "kernel")  # names that stand for all measurements that begin so
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -85,10 +86,10 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=(
-            "Measure fwproxy beside HAProxy, nginx and no proxy at all, on the loopback address; "
-            "and its kernel path beside the kernel's own FTP helper, in network namespaces, as "
-            "root. A contender that is not installed is left out and named. Nothing passes or "
-            "fails: the aims are printed beside the figures."
+            "Measure fwproxy beside HAProxy, nginx, Dante and no proxy at all, on the loopback "
+            "address; and its kernel path beside the kernel's own FTP helper, in network "
+            "namespaces, as root. A contender that is not installed is left out and named. "
+            "Nothing passes or fails: the aims are printed beside the figures."
         ),
         epilog=f"Measurements: {', '.join(names)}.",
     )
@@ -103,7 +104,8 @@ def arguments() -> argparse.Namespace:
         action="append",
         choices=[*names, *GROUPS],
         metavar="NAME",
-        help="only this measurement, or kernel for all of its; may be given several times",
+        help="only this measurement, or kernel or ways for all of theirs; may be given several "
+        "times",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there, too")
     return parser.parse_args()
@@ -130,7 +132,7 @@ def settings_of(options: argparse.Namespace, progress: Progress) -> Settings:
     if settings.idle > most:
         progress.say(f"idle: {most} connections, more the limit of open files does not allow")
         settings = replace(settings, idle=most)
-    return settings
+    return replace(settings, connects=min(settings.connects, most))
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:

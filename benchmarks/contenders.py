@@ -186,16 +186,18 @@ def fwproxy_version() -> str:
 
 
 def fwproxy_command(task: Task) -> list[str]:
+    return run_fwproxy(
+        task, kind="forward", upstream=f"{HOST}:{task.upstream}", protocol=task.protocol
+    )
+
+
+def run_fwproxy(task: Task, **listener: str) -> list[str]:
+    """The command for a proxy with one listener, which has these keys."""
+    keys = "".join(f'{key} = "{value}"\n' for key, value in listener.items())
     config = task.directory / "fwproxy.toml"
     config.write_text(
-        dedent(f"""\
-        [[listeners]]
-        name = "{task.protocol}"
-        kind = "forward"
-        bind = "{HOST}:{task.port}"
-        upstream = "{HOST}:{task.upstream}"
-        protocol = "{task.protocol}"
-
+        f'[[listeners]]\nname = "bench"\nbind = "{HOST}:{task.port}"\n{keys}'
+        + dedent(f"""
         [limits]
         max_sessions = {max_connections()}
         max_sessions_per_client = {max_connections()}

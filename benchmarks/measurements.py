@@ -34,6 +34,8 @@ class Settings:
     ftp_memory: tuple[int, int] = (1_000, 10_000)
     pinhole_seconds: int = 10
     pinhole_rate: int = 200
+    connects: int = 5_000
+    handshakes: int = 2_000
 
 
 QUICK = Settings(
@@ -45,6 +47,8 @@ QUICK = Settings(
     ftp_sessions=200,
     ftp_memory=(200, 2_000),
     pinhole_seconds=3,
+    connects=1_000,
+    handshakes=500,
 )
 
 

@@ -85,6 +85,14 @@ class Program:
             raise BenchError(f"{self.name} ended during the measurement: {self.last_words()}")
         return Usage(cpu, rss, anonymous)
 
+    def proportional(self) -> int:
+        """Memory of the whole tree in bytes, what several processes share counted once (PSS)."""
+        total = 0
+        for process in self._tree():
+            with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+                total += int(process.memory_full_info().pss)
+        return total
+
     def last_words(self) -> str:
         """The end of the program's own output, on one line."""
         if self.log is None:

@@ -17,6 +17,7 @@ from rich.table import Table
 from benchmarks.contenders import DIRECT, FWPROXY, HAPROXY, NGINX, Contender, vsftpd_version
 from benchmarks.measurements import Figure, Measurement, Sample, Settings
 from benchmarks.processes import BenchError
+from benchmarks.ways import dante_version
 
 
 @dataclass(slots=True)
@@ -48,7 +49,7 @@ def environment() -> dict[str, str]:
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
     }
     versions = {proxy.name: proxy.version for proxy in (HAPROXY, NGINX, FWPROXY)}
-    versions["vsftpd"] = vsftpd_version
+    versions |= {"vsftpd": vsftpd_version, "Dante": dante_version}
     for name, version in versions.items():
         try:
             facts[name] = version()

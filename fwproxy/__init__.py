@@ -17,9 +17,9 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     config
     handshake/
     structure
-    config_file  registry  log  users
-    logins
+    config_file  registry  log  argon2_hash  users
     port_sockets  reservation  ports  quotas  ledger_file  ledger  expected  resolve
+    logins
     shared_memory  shared
     datapath/
     kernel_mode

@@ -156,8 +156,9 @@ class Limits:
         reply_timeout: how long after a UDP source has sent the client may send back to it.
         drain_timeout: what established secondaries get to finish when their session ends.
         stop_timeout: what running sessions get to finish when the proxy is stopped.
-        max_failed_logins: wrong passwords from one client address, until it is turned away.
-        failed_login_memory: what an address has to wait for the last of them to be forgotten.
+        max_failed_logins: wrong passwords from one client (an IPv4 address, or an IPv6 prefix of
+            64 bits) within `failed_login_memory`, until it is turned away.
+        failed_login_memory: until a wrong password is forgotten; nothing else makes it so.
         login_memory: how long a right password need not be checked again.
         max_password_checks: passwords being checked at a time; each takes 32 MiB.
         connect_attempt_delay: how long an address of a server has to answer until the next one, if

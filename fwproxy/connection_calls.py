@@ -15,6 +15,7 @@ from fwproxy.errors import (
     BadContextError,
     BusyError,
     InvalidArgumentError,
+    NotAuthenticatedError,
     NotEmulatedError,
     NotSupportedError,
     TerminatingError,
@@ -233,6 +234,7 @@ class ConnectionCalls(ConnectionFacts):
         Raises:
             BadContextError: there is a server already.
             BusyError: another connect is under way.
+            NotAuthenticatedError: the client has to log in first (`Session.log_in`).
             PolicyRulesDeniedError: the rules or a filter say no.
             NoServerReplyError: it refused, did not answer in time, or does not resolve.
             TerminatingError: the connection ended meanwhile.
@@ -243,6 +245,8 @@ class ConnectionCalls(ConnectionFacts):
             raise BadContextError("the connection has a server")
         if self.opening.is_waited_for:
             raise BusyError("the connection is being connected to a server")
+        if self.session.must_log_in:
+            raise NotAuthenticatedError("the client has not logged in at the proxy")
         await self.opening.connect(server)
 
     # For the engine only.

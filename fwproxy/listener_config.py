@@ -93,7 +93,7 @@ class ListenerConfig:
         advertise: the IP address that clients are told as the proxy's, where it is not the one
             that their connections arrive at (NAT, a container).
         users: a file of user names and passwords, made by `fwproxy passwd`; clients must log in.
-            For `socks`, `http` and `mixed`.
+            For `socks`, `http`, `mixed` and `gateway`.
         source: whom servers see as the source: an address of the `proxy`, or the `client`. The
             latter is for `tproxy`, and needs CAP_NET_ADMIN.
         proxy_protocol: whether clients come through a load balancer that sends a PROXY header:
@@ -178,7 +178,7 @@ def _client_misfits(listener: ListenerConfig) -> Iterator[tuple[str, str]]:
     if listener.advertise and Endpoint(listener.advertise).version != listener.bind.version:
         bind = listener.bind
         yield "advertise", f"must be an IPv{bind.version} address: nobody else can come to {bind}"
-    if listener.users is not None and listener.kind not in EXPLICIT:
+    if listener.users is not None and listener.kind not in EXPLICIT | {ListenerKind.GATEWAY}:
         yield "users", f"nobody can log in at a {listener.kind.value} listener"
     if listener.proxy_protocol != "off" and not listener.trusted:
         yield "trusted", "whose PROXY headers are to be believed must be said"

@@ -1,7 +1,8 @@
 """Logins: whether a name and a password are right, without haste and without blocking.
 
 A wrong one costs as much time as a right one, whether the name exists or not. Clients that guess
-are turned away unheard after a few.
+are turned away unheard after a few. Nothing but time forgives a wrong login: if a right one did,
+whoever has an account of his own could go on guessing at the others'.
 """
 
 from __future__ import annotations
@@ -11,33 +12,25 @@ import functools
 import hashlib
 import hmac
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-import attrs
 import structlog
 
 from fwproxy import users
 from fwproxy.config import Limits
 from fwproxy.errors import ConfigError
-from fwproxy.users import PasswordHash
+from fwproxy.quotas import client_of
+from fwproxy.users import AnyHash, PasswordHash
 
 MAX_REMEMBERED = 10_000
-"""Addresses that have guessed, and logins that were right, each."""
+"""Clients that have guessed, and logins that were right, each."""
 
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
-
-
-@attrs.define(slots=True)
-class _Guesses:
-    """Wrong logins of one address: how many, and when the last one was."""
-
-    count: int
-    last: float
 
 
 class Logins:
@@ -73,26 +66,29 @@ class Logins:
         self._users = users.read(path)
         self._nobody = _like(self._users.values())
         self._secret = secrets.token_bytes(32)
-        self._guesses: OrderedDict[str, _Guesses] = OrderedDict()
+        self._guesses: OrderedDict[str, deque[float]] = OrderedDict()  # when each one was
         self._right: OrderedDict[bytes, float] = OrderedDict()
 
     async def check(self, user: str, password: bytes, host: str) -> bool:
-        """Tell whether a login is right; a client that has guessed too often is told no."""
-        if self._has_guessed(host):
+        """Tell whether a login is right; a client that has guessed too often is told no.
+
+        Checks that run at the same time do not know of each other: with `max_password_checks`, so
+        many guesses less one may be heard beyond `max_failed_logins`.
+        """
+        client, key = client_of(host), self._key(user, password)
+        if self._has_guessed(client):
             self._log.warning("login refused", client=host, reason="max_failed_logins")
             return False
-        key = self._key(user, password)
         if self._is_remembered(key):
             return True
         async with self._places:
-            if self._has_guessed(host):  # meanwhile, with other connections
+            if self._has_guessed(client):  # meanwhile, with other connections
                 return False
-            is_right = await self._is_right(user, password)
+            is_right = self._is_remembered(key) or await self._is_right(user, password)
         if is_right:
-            self._guesses.pop(host, None)
             _put(self._right, key, self._now())
         else:
-            self._note_guess(host)
+            self._note_guess(client)
             self._log.warning("login failed", client=host, user=user)
         return is_right
 
@@ -130,18 +126,21 @@ class Logins:
             return False
         return _stamp(self._path) == self._stamp
 
-    def _has_guessed(self, host: str) -> bool:
-        guesses = self._guesses.get(host)
+    def _has_guessed(self, client: str) -> bool:
+        guesses = self._guesses.get(client)
         if guesses is None:
             return False
-        if self._now() - guesses.last > self._limits.failed_login_memory:
-            del self._guesses[host]
-            return False
-        return guesses.count >= self._limits.max_failed_logins
+        oldest = self._now() - self._limits.failed_login_memory
+        while guesses and guesses[0] < oldest:
+            guesses.popleft()
+        if not guesses:
+            del self._guesses[client]
+        return len(guesses) >= self._limits.max_failed_logins
 
-    def _note_guess(self, host: str) -> None:
-        count = self._guesses[host].count if host in self._guesses else 0
-        _put(self._guesses, host, _Guesses(count + 1, self._now()))
+    def _note_guess(self, client: str) -> None:
+        guesses = self._guesses.get(client) or deque(maxlen=self._limits.max_failed_logins)
+        guesses.append(self._now())
+        _put(self._guesses, client, guesses)
 
 
 def _put(table: OrderedDict[_K, _V], key: _K, value: _V) -> None:
@@ -159,11 +158,10 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
-def _like(hashes: Iterable[PasswordHash]) -> PasswordHash:
+def _like(hashes: Iterable[AnyHash]) -> AnyHash:
     """Make a hash of nothing that costs as much as the dearest one."""
-    dearest = max(hashes, key=lambda each: each.memory * each.parallel, default=None)
+    dearest = max(hashes, key=lambda each: each.work, default=None)
     if dearest is None:
-        costs = users.COST_LOG2, users.BLOCK_SIZE, users.PARALLEL
-    else:
-        costs = dearest.cost_log2, dearest.block_size, dearest.parallel
-    return PasswordHash(*costs, secrets.token_bytes(users.SALT_SIZE), bytes(users.HASH_SIZE))
+        salt, digest = secrets.token_bytes(users.SALT_SIZE), bytes(users.HASH_SIZE)
+        return PasswordHash(users.COST_LOG2, users.BLOCK_SIZE, users.PARALLEL, salt, digest)
+    return dearest.like()

@@ -14,6 +14,7 @@ from fwproxy.dispatch import BoundFilter
 from fwproxy.engine import Engine
 from fwproxy.errors import (
     AddressNotAllowedError,
+    BadContextError,
     NotRegisteredError,
     QuotaError,
     TerminatingError,
@@ -119,6 +120,30 @@ class Session(Holdings, SessionCalls):
     def listener(self) -> Listener:
         """The listener that the client came in by."""
         return self._listener
+
+    @property
+    def must_log_in(self) -> bool:
+        """Whether the client has yet to log in at the proxy (`users` of its listener)."""
+        return self.authenticated_user is None and self._listener.logins is not None
+
+    async def log_in(self, user: str, password: bytes) -> bool:
+        """Tell whether a login at the proxy is right; if it is, the session is that user's.
+
+        For filters of `gateway` listeners, whose clients log in by words of their protocol. A
+        client that has guessed too often is told no (`limits.max_failed_logins`).
+
+        Raises:
+            BadContextError: nobody logs in at the listener, or the client has done it already.
+        """
+        logins, host = self._listener.logins, self.client_address.host
+        if logins is None:
+            raise BadContextError("nobody logs in at this listener")
+        is_right = self.authenticated_user is None and await logins.check(user, password, host)
+        if self.authenticated_user is not None:
+            raise BadContextError("the client has logged in already")
+        if is_right:
+            self.authenticated_user = user
+        return is_right
 
     @property
     def session_flags(self) -> SessionFlags:

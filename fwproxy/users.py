@@ -1,7 +1,8 @@
-"""Users and their passwords, in a file that holds only what scrypt makes of them.
+"""Users and their passwords, in a file that holds only what scrypt or Argon2 makes of them.
 
 One line each, `name:$scrypt$ln=15,r=8,p=1$SALT$HASH`, salt and hash in base 64 without padding
-(the form of the PHC string format). Empty lines and those that begin with # do not count.
+(the form of the PHC string format); what begins with `$argon2id$` is read as well. Empty lines and
+those that begin with # do not count.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import attrs
 
+from fwproxy.argon2_hash import Argon2Hash
 from fwproxy.errors import ConfigError
 
 COST_LOG2, BLOCK_SIZE, PARALLEL = 15, 8, 1
@@ -84,6 +86,16 @@ class PasswordHash:
         """Bytes that a check needs."""
         return 128 * self.block_size * ((1 << self.cost_log2) + self.parallel)
 
+    @property
+    def work(self) -> int:
+        """Bytes that a check goes through: each lane writes its memory, and reads it again."""
+        return 2 * self.memory * self.parallel
+
+    def like(self) -> PasswordHash:
+        """Make a hash of nothing that costs as much."""
+        salt, digest = secrets.token_bytes(SALT_SIZE), bytes(len(self.digest))
+        return attrs.evolve(self, salt=salt, digest=digest)
+
     def is_of(self, password: bytes) -> bool:
         """Tell whether it was made of *password*; takes a while, the same for every answer."""
         return hmac.compare_digest(self._digest(password), self.digest)
@@ -98,6 +110,9 @@ class PasswordHash:
             maxmem=self.memory + (1 << 20),
             dklen=len(self.digest),
         )
+
+
+AnyHash = PasswordHash | Argon2Hash
 
 
 def _encode(data: bytes) -> str:
@@ -121,7 +136,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def read(path: Path) -> dict[str, PasswordHash]:
+def read(path: Path) -> dict[str, AnyHash]:
     """Read a file of users.
 
     Raises:
@@ -136,7 +151,7 @@ def read(path: Path) -> dict[str, PasswordHash]:
         raise ConfigError(f"{path}: {error.strerror}") from error
     if len(text) > MAX_FILE:
         raise ConfigError(f"{path}: more than {MAX_FILE} bytes")
-    users: dict[str, PasswordHash] = {}
+    users: dict[str, AnyHash] = {}
     for number, raw in enumerate(text.split(b"\n"), 1):
         try:
             entry = _parse_line(raw)
@@ -152,15 +167,16 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # does not wait for the writer of a pipe
 
 
-def _parse_line(raw: bytes) -> tuple[str, PasswordHash] | None:
+def _parse_line(raw: bytes) -> tuple[str, AnyHash] | None:
     line = raw.decode("utf-8").strip()
     if not line or line.startswith("#"):
         return None
     name, _, rest = line.partition(":")
-    return check_name(name), PasswordHash.parse(rest)
+    kind = Argon2Hash if rest.startswith("$argon2") else PasswordHash
+    return check_name(name), kind.parse(rest)
 
 
-def write(path: Path, users: Mapping[str, PasswordHash]) -> None:
+def write(path: Path, users: Mapping[str, AnyHash]) -> None:
     """Write a file of users, for its owner alone, at once as a whole.
 
     Raises:

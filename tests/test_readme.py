@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,13 @@ def test_code_is_that_of_the_examples() -> None:
     assert len(marked) == len(blocks("python")) == 2
     for path, code in marked:
         assert code in (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_the_table_of_ways_in_is_that_of_the_tests() -> None:
+    command = [sys.executable, ROOT / "tests" / "shown.py"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert len(shown.splitlines()) > 20
+    assert TEXT.partition("<!-- from tests/shown.py -->\n")[2].partition("\n\n")[0] == shown.strip()
 
 
 def test_every_file_and_anchor_exists() -> None:

@@ -4,11 +4,13 @@ import hashlib
 import os
 import stat
 
+import argon2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fwproxy import users
+from fwproxy.argon2_hash import Argon2Hash
 from fwproxy.errors import ConfigError
 from fwproxy.users import PasswordHash
 
@@ -104,4 +106,54 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, kind):
     path = tmp_path / "users"
     os.mkfifo(path) if kind == "pipe" else path.mkdir()
     with pytest.raises(ConfigError, match=r"no regular file|Is a directory"):
+        users.read(path)
+
+
+# Argon2: made elsewhere, here by the library that is an extra.
+
+
+@pytest.fixture(scope="module")
+def made() -> str:
+    return argon2.PasswordHasher(time_cost=1, memory_cost=64, parallelism=2).hash("secret")
+
+
+def test_a_hash_of_argon2_is_of_its_password_alone_and_stays_as_it_is(tmp_path, made):
+    path = tmp_path / "users"
+    path.write_text(f"anna:{made}\nbert:{GOOD}\n")
+    known = users.read(path)
+    assert known["anna"].is_of(b"secret")
+    assert not known["anna"].is_of(b"Secret")
+    assert made not in repr(known)
+    users.write(path, known)
+    assert path.read_text() == f"anna:{made}\nbert:{GOOD}\n"
+
+
+def test_what_stands_for_nobody_costs_as_much_and_is_of_no_password(made):
+    for each in (Argon2Hash.parse(made), PasswordHash.make(b"secret", cost_log2=4)):
+        nobody = each.like()
+        assert (nobody.work, nobody.memory) == (each.work, each.memory)
+        assert str(nobody) != str(each)
+        assert not nobody.is_of(b"secret")
+        assert type(nobody).parse(str(nobody)) == nobody
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("argon2id", "argon2i"), ("v=19", "v=16"), ("m=64", "m=262145"), ("m=64", "m=15"),
+        ("t=1", "t=17"), ("t=1", "t=0"), ("p=2", "p=17"), ("p=2", "p=0"), ("$m", "$$m"),
+    ],
+)  # fmt: skip
+def test_what_is_no_argon2id_or_too_dear_is_an_error(tmp_path, made, old, new):
+    path = tmp_path / "users"
+    path.write_text(f"anna:{made.replace(old, new, 1)}\n")
+    with pytest.raises(ConfigError, match=r":1: (no hash of|a cost)"):
+        users.read(path)
+
+
+def test_without_the_extra_the_line_and_the_way_out_are_named(tmp_path, made, monkeypatch):
+    path = tmp_path / "users"
+    path.write_text(f"bert:{GOOD}\nanna:{made}\n")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r":2: .*pip install 'fwproxy\[argon2\]'"):
         users.read(path)

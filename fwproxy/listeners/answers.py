@@ -11,6 +11,7 @@ from fwproxy.errors import (
     InvalidArgumentError,
     NameNotFoundError,
     NetworkUnreachableError,
+    NotAuthenticatedError,
     NotSupportedError,
     QuotaError,
     ServerRefusedError,
@@ -26,6 +27,7 @@ NOWHERE = Endpoint("0.0.0.0")
 _OUTCOMES: tuple[tuple[type[CallError], Outcome], ...] = (  # the narrower ones first
     (QuotaError, Outcome.BUSY),
     (DeniedError, Outcome.NOT_ALLOWED),
+    (NotAuthenticatedError, Outcome.NOT_ALLOWED),
     (ServerRefusedError, Outcome.REFUSED),
     (NetworkUnreachableError, Outcome.NETWORK_UNREACHABLE),
     (ServerUnreachableError, Outcome.HOST_UNREACHABLE),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fwproxy.address import Destination, Endpoint, IpFilter, Transport
@@ -16,6 +17,7 @@ from fwproxy.flags import ConnectionFlags
 from fwproxy.listener_config import ListenerConfig
 from fwproxy.listeners.datagram_door import DatagramDoor
 from fwproxy.listeners.header import HeaderReading
+from fwproxy.logins import Logins
 from fwproxy.port_sockets import make_transparent
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.services import Service, Services
@@ -39,6 +41,7 @@ class Listener:
         services: what it serves.
         address: where it listens, with the actual port.
         sessions: where its sessions are kept, with those of the other listeners.
+        logins: who may log in; None where nobody has to.
         leads_to_ports: whether its clients ask it for every connection, also for those that they
             were told a port of the proxy for.
         is_transparent: whether its clients' connections arrive at addresses of other hosts.
@@ -59,9 +62,16 @@ class Listener:
         self.services = services
         self.address = config.bind
         self.sessions = sessions
+        self.logins: Logins | None = None
+        if config.users is not None:
+            log, places = engine.log.bind(listener=config.name), engine.password_checks
+            self.logins = Logins(Path(config.users), engine.limits, self._now, places, log)
         self._trusted = IpFilter.only(*config.trusted)
         self._acceptor: Acceptor | None = None
         self._door: DatagramDoor | None = None
+
+    def _now(self) -> float:
+        return self.engine.deadlines.now()
 
     def start(self) -> None:
         """Listen.

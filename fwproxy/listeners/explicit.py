@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fwproxy.address import Destination, Endpoint, HostName, Transport
 from fwproxy.connection import Connection
 from fwproxy.datapath.base import close_socket
-from fwproxy.engine import Engine
 from fwproxy.errors import NameNotFoundError
 from fwproxy.handshake.base import Command, Outcome, Request
 from fwproxy.handshake.detect import Detect
-from fwproxy.listener_config import ListenerConfig, ListenerKind
+from fwproxy.listener_config import ListenerKind
 from fwproxy.listeners.answers import NOWHERE, Answer
 from fwproxy.listeners.association import associate
 from fwproxy.listeners.base import Listener, request
 from fwproxy.listeners.handshaking import Handshaking
 from fwproxy.listeners.socks_bind import bind_for_visitor
-from fwproxy.logins import Logins
-from fwproxy.services import Services
 from fwproxy.session import Session
-
-if TYPE_CHECKING:
-    from fwproxy.firewall import Sessions
 
 
 class ExplicitListener(Listener):
@@ -37,30 +29,17 @@ class ExplicitListener(Listener):
 
     leads_to_ports = True
 
-    def __init__(
-        self, engine: Engine, config: ListenerConfig, services: Services, sessions: Sessions
-    ) -> None:
-        super().__init__(engine, config, services, sessions)
-        self._logins: Logins | None = None
-        if config.users is not None:
-            log = engine.log.bind(listener=config.name)
-            path, places = Path(config.users), engine.password_checks
-            self._logins = Logins(path, engine.limits, self._now, places, log)
-
-    def _now(self) -> float:
-        return self.engine.deadlines.now()
-
     def arrived(self, sock: socket.socket, client: Endpoint) -> None:
         """Begin the handshake."""
         if self.is_full_for(sock, client):
             return
         kind = self.config.kind
         handshake = Detect(
-            needs_login=self._logins is not None,
+            needs_login=self.logins is not None,
             with_socks=kind is not ListenerKind.HTTP,
             with_http=kind is not ListenerKind.SOCKS,
         )
-        Handshaking(self, sock, client, handshake, self._logins, self._requested)
+        Handshaking(self, sock, client, handshake, self.logins, self._requested)
 
     def _requested(self, visitor: Handshaking, asked: Request) -> None:
         if asked.command is Command.CONNECT:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
+import re
 import struct
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -27,7 +29,12 @@ async def open_door(
     settings: dict[str, Any] | None = None,
     **rest: Any,
 ) -> AsyncIterator[World]:
-    """Run a firewall with one listener; afterwards nothing may be left in it."""
+    """Run a firewall with one listener; afterwards nothing may be left in it.
+
+    A fault that the firewall has hidden from its clients, and told the loop, fails the test.
+    """
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     listener = ListenerConfig("probe", bind, kind=kind, **(settings or {}))
     config = Config([listener], limits=limits or Limits(), **rest)
     firewall = Firewall(config, filters)
@@ -39,6 +46,7 @@ async def open_door(
         for session in world.sessions:
             session.end("the test is over", at_once=True)
         await assert_nothing_left(firewall)
+        assert not faults
     finally:
         world.close_ends()
         await firewall.stop(0)
@@ -99,3 +107,30 @@ async def is_turned_away(
     except ConnectionError:
         return True
     return await client.is_cut_off()
+
+
+SAYING = {"socks4": socks4, "socks5": socks5, "http": http}
+GRANTED = {
+    "socks4": rb"\x00Z.{6}",
+    "socks5": rb"\x05\x00\x05\x00\x00\x01.{6}",
+    "http": rb"HTTP/1.1 200 .*\r\n\r\n",
+}
+
+
+async def reads(peer, pattern: bytes) -> bytes:
+    """Read until what has come is what a pattern wants."""
+    data = b""
+    while not re.fullmatch(pattern, data, re.DOTALL):
+        piece = await peer.receive()
+        assert piece, data
+        data += piece
+    return data
+
+
+async def rest_of(peer: Peer) -> bytes:
+    """Read up to the end, which is a reset where bytes were not read."""
+    data = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := await peer.receive():
+            data += piece
+    return data

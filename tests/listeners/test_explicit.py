@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
 import re
 
 import pytest
 from doors import (
+    GRANTED,
     HELLO,
     NOWHERE,
+    SAYING,
     WELCOME,
     http,
     is_turned_away,
     named,
     open_door,
     read_reply,
-    socks4,
+    reads,
+    rest_of,
     socks5,
 )
-from rig import HOST, OTHER_HOST, Mute, Peer, World, eventually, leftovers, unused_endpoint
+from rig import HOST, OTHER_HOST, Mute, World, eventually, leftovers, unused_endpoint
 
 from fwproxy import Endpoint, ListenerKind
 from fwproxy.config import Limits
@@ -28,35 +29,10 @@ from fwproxy.policy import Network, Rule
 from fwproxy.protocol import TCP
 
 MIXED = ListenerKind.MIXED
-SAYING = {"socks4": socks4, "socks5": socks5, "http": http}
-GRANTED = {
-    "socks4": rb"\x00Z.{6}",
-    "socks5": rb"\x05\x00\x05\x00\x00\x01.{6}",
-    "http": rb"HTTP/1.1 200 .*\r\n\r\n",
-}
 RULES = {
     "networks": [Network("here", ("127.0.0.0/8", "::1/128"))],
     "rules": [Rule(allow=False, targets=("here",)), Rule(allow=True)],
 }
-
-
-async def reads(peer, pattern: bytes) -> bytes:
-    """Read until what has come is what a pattern wants."""
-    data = b""
-    while not re.fullmatch(pattern, data, re.DOTALL):
-        piece = await peer.receive()
-        assert piece, data
-        data += piece
-    return data
-
-
-async def rest_of(peer: Peer) -> bytes:
-    """Read up to the end, which is a reset where bytes were not read."""
-    data = b""
-    with contextlib.suppress(ConnectionError):
-        while piece := await peer.receive():
-            data += piece
-    return data
 
 
 @pytest.mark.parametrize("speech", SAYING)
@@ -232,28 +208,6 @@ async def test_those_who_say_nothing_count_as_clients():
         client = await world.connect()
         await client.send(socks5(world.upstream.address))
         await world.accept()
-
-
-@pytest.mark.parametrize("seed", range(6))
-async def test_random_bytes_leave_nothing_and_the_next_client_is_served(seed):
-    generator = random.Random(seed)
-    starts = [b"", b"\4\1", HELLO, HELLO + b"\5\1\0", b"CONNECT ", b"\5\1\2\1", HELLO + b"\5\3\0"]
-    async with open_door(MIXED, limits=Limits(handshake_timeout=5.0)) as world:
-        for _ in range(40):
-            client = await world.connect()
-            data = generator.choice(starts) + generator.randbytes(generator.randrange(600))
-            cut = generator.randrange(len(data) + 1)
-            try:
-                await client.send(data[:cut])
-                await asyncio.sleep(0)
-                await client.send(data[cut:])
-            except ConnectionError:
-                pass  # it was turned away already
-            generator.choice([client.close, client.reset, lambda: None])()
-        client = await world.connect()
-        await client.send(socks5(world.upstream.address))
-        await world.accept()
-        assert await client.read(3) == WELCOME + b"\5"
 
 
 async def test_stopping_turns_away_those_in_their_handshake():

@@ -9,8 +9,10 @@ from rig import HOST, OTHER_HOST, THIRD_HOST, Peer, Upstream, World, eventually,
 from fwproxy import Endpoint, ListenerConfig, ListenerKind, SecondaryFlags
 from fwproxy.config import Limits
 from fwproxy.handshake.proxy_header import parse, write
+from fwproxy.listener_config import EXPLICIT
 from fwproxy.policy import Network, Rule
 from fwproxy.protocol import TCP
+from fwproxy_filters.ftp import FtpFilter
 
 CLIENT, FRONT = Endpoint("127.0.0.77", 4711), Endpoint("198.51.100.1", 21)
 BALANCER = OTHER_HOST
@@ -39,6 +41,24 @@ async def test_the_client_that_a_trusted_balancer_names_is_the_client(version):
         assert session.client_address.host == CLIENT.host
         client.close()
         await world.ended()
+
+
+@pytest.mark.parametrize(
+    "kind", [*sorted(EXPLICIT, key=str), ListenerKind.FORWARD, ListenerKind.GATEWAY]
+)
+async def test_every_kind_of_listener_believes_it(kind):
+    other = Upstream()
+    settings = behind("require", other.address if kind is ListenerKind.FORWARD else None)
+    settings |= {"protocol": "ftp"} if kind is ListenerKind.GATEWAY else {}
+    says = {ListenerKind.SOCKS: socks5, ListenerKind.HTTP: http, ListenerKind.MIXED: http}
+    async with open_door(kind, settings=settings, filters=[FtpFilter]) as world:
+        world.add(other)
+        request = says[kind](other.address) if kind in says else b""
+        await balanced(world, write(2, CLIENT, FRONT) + request)
+        if kind is not ListenerKind.GATEWAY:
+            world.add(await other.accept())
+        await eventually(lambda: world.sessions)
+        assert [each.client_address.host for each in world.sessions] == [CLIENT.host]
 
 
 async def test_the_header_may_come_in_single_bytes():

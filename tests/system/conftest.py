@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 
 from .client_kind import Client
-from .kernel_gateway import Place, forwarding_network, with_server
+from .kernel_gateway import Site, forwarding_network, with_server
 from .matrix import Combination, Samples, Workspace
 from .namespaces import Network, missing, network
+from .place import Place, place_for
+from .processes import find_program
 from .server_kind import FTPServer, ServerKind
 from .table import print_table
 from .terms import LOOPBACK, Family
+from .ways import by_dante
 
 StartServer = Callable[[type[ServerKind], Family], FTPServer]
 SkipIfMissing = Callable[[type[ServerKind], type[Client]], None]
@@ -81,6 +84,21 @@ def net(needs_network: None) -> Iterator[Network]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def place(needs_network: None, samples: Samples) -> Iterator[Place]:
+    """A proxy whose clients ask it for servers, and servers that they have no route to."""
+    with place_for(samples) as made:
+        yield made
+
+
+@pytest.fixture
+def socksify(place: Place, tmp_path: Path) -> tuple[str, ...]:
+    """The command that puts Dante's client library before a program's own sockets."""
+    if find_program("socksify") is None:
+        pytest.skip("package missing: dante-client")
+    return by_dante(place.door("socks"), tmp_path)
+
+
 @pytest.fixture
 def skip_if_missing() -> SkipIfMissing:
     """A function that skips unless a server and a client are installed."""
@@ -109,7 +127,7 @@ def record_combination(
 
 
 @pytest.fixture(scope="module")
-def place(samples: Samples, needs_network: None) -> Iterator[Place]:
+def site(samples: Samples, needs_network: None) -> Iterator[Site]:
     """A host that forwards, and counts what it forwards."""
     with forwarding_network() as net, with_server(net, samples) as found:
         yield found

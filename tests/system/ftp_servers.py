@@ -8,12 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .processes import find_program, run
+from .processes import find_program, find_unpacked, run
 from .server_kind import FTPServer, ServerKind
 from .terms import PASSIVE_ONLY
 
 PROGRAMS = Path(__file__).with_name("programs")
-UNPACKED = Path(__file__).resolve().parents[2] / ".packages"
 # crypt(3) of PASSWORD; made once, as Python no longer offers crypt.
 PASSWORD_CRYPTED = (
     "$6$fwproxytests$72wnzkN7Rw6hffdP8HhYtGC2z9ERWYfQV5nGnpIsPKSylVUNb749N3r0lWn7qXe"
@@ -89,7 +88,7 @@ class PureFTPd(ServerKind):
     @classmethod
     def missing(cls) -> str | None:
         """The package, or root, without which pure-ftpd does not start."""
-        if _unpacked(cls.package, "usr/sbin/pure-ftpd") is None:
+        if find_unpacked(cls.package, "usr/sbin/pure-ftpd") is None:
             return cls.package
         return None if os.geteuid() == 0 else "pure-ftpd as root"
 
@@ -102,10 +101,10 @@ class PureFTPd(ServerKind):
         users, database = settings / "users", settings / "users.pdb"
         fields = [server.username, PASSWORD_CRYPTED, str(NOBODY_ID), str(NOBODY_ID), ""]
         users.write_text(":".join([*fields, f"{server.root}/./"]) + ":" * 12 + "\n")
-        administer = _unpacked(cls.package, "usr/bin/pure-pw") or "pure-pw"
+        administer = find_unpacked(cls.package, "usr/bin/pure-pw") or "pure-pw"
         run([administer, "mkdb", database, "-f", users])
         return [
-            _unpacked(cls.package, "usr/sbin/pure-ftpd") or "pure-ftpd",
+            find_unpacked(cls.package, "usr/sbin/pure-ftpd") or "pure-ftpd",
             *("--bind", f"{server.host},{server.port}"),
             *("--login", f"puredb:{database}"),
             *("--pidfile", settings / "pid"),
@@ -127,7 +126,7 @@ class ProFTPD(ServerKind):
     @classmethod
     def missing(cls) -> str | None:
         """The package, or root, without which proftpd cannot confine its sessions."""
-        if _unpacked(cls.package, "usr/sbin/proftpd") is None:
+        if find_unpacked(cls.package, "usr/sbin/proftpd") is None:
             return cls.package
         return None if os.geteuid() == 0 else "proftpd as root"
 
@@ -148,7 +147,7 @@ class ProFTPD(ServerKind):
                 six="on" if ":" in server.host else "off",
             )
         )
-        program = _unpacked(cls.package, "usr/sbin/proftpd") or "proftpd"
+        program = find_unpacked(cls.package, "usr/sbin/proftpd") or "proftpd"
         return [
             *(sys.executable, PROGRAMS / "inetd.py", server.host, str(server.port)),
             *(program, "--nodaemon", "--quiet", "--config", path),
@@ -207,15 +206,6 @@ class AioFTP(PyFTPdLib):
     name = "aioftp"
     package = "aioftp"
     modes = PASSIVE_ONLY
-
-
-def _unpacked(package: str, file: str) -> Path | None:
-    """A program of a package that tests/install-packages unpacked, or that is installed."""
-    path = UNPACKED / package / file
-    if path.exists():
-        return path
-    installed = find_program(path.name)
-    return Path(installed) if installed else None
 
 
 SERVERS: tuple[type[ServerKind], ...] = (VSFTPD, PureFTPd, ProFTPD, PyFTPdLib, AioFTP)

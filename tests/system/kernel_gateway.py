@@ -128,7 +128,7 @@ SPLICED, RESTS, BACK = (
 
 
 @attrs.frozen
-class Place:
+class Site:
     """A network with a server in it."""
 
     net: Network
@@ -176,10 +176,10 @@ def finish_fetching(
 
 
 @contextlib.contextmanager
-def with_server(net: Network, samples: Samples) -> Iterator[Place]:
+def with_server(net: Network, samples: Samples) -> Iterator[Site]:
     """A server in a network."""
     if lack := VSFTPD.missing():
         pytest.skip(f"package missing: {lack}")
     host = net.address(Side.SERVER)
     with VSFTPD.start(samples.root, host, net.namespace(Side.SERVER)) as server:
-        yield Place(net, server)
+        yield Site(net, server)

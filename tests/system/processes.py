@@ -13,11 +13,21 @@ from pathlib import Path
 
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 STOP_TIMEOUT = 3.0
+UNPACKED = Path(__file__).resolve().parents[2] / ".packages"
 
 
 def find_program(name: str) -> str | None:
     """The path of a program, also where an ordinary user's PATH does not lead."""
     return shutil.which(name, path=SEARCH_PATH)
+
+
+def find_unpacked(package: str, file: str) -> Path | None:
+    """A program of a package that tests/install-packages unpacked, or that is installed."""
+    path = UNPACKED / package / file
+    if path.exists():
+        return path
+    installed = find_program(path.name)
+    return Path(installed) if installed else None
 
 
 def in_namespace(namespace: str | None, args: Sequence[str | Path]) -> list[str]:

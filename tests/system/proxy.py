@@ -154,6 +154,13 @@ class Proxy:
 
         return wait_until(found, f"{count} log lines {event!r} {fields or ''}")
 
+    def await_reason(self, words: str, start: int = 0) -> list[Line]:
+        """Wait for lines from number `start` on whose reason has these words."""
+        return wait_until(
+            lambda: [line for line in self.lines()[start:] if words in (line.get("reason") or "")],
+            f"a log line with the reason {words!r}",
+        )
+
     # What the kernel knows.
 
     def sockets(self) -> list[tuple[str, int]]:

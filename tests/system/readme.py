@@ -23,11 +23,10 @@ def commands(phrase: str) -> list[str]:
 
 def settings_files(client: str) -> dict[str, str]:
     """What the table of gateway clients puts into which file below the home directory, by path."""
-    (setting,) = re.findall(rf"^\| {client} \| (.+) \|$", TEXT, re.MULTILINE)
+    (setting,) = re.findall(rf"^\| {client} \| (.+ in `~/.+) \|$", TEXT, re.MULTILINE)
     settings, _, rest = setting.partition(" in `~/")
     path = rest.partition("`")[0]
     lines = re.findall(r"`([^`]+)`", settings)
-    assert path, f"README.md names no file for {client}"
     return {path: "".join(f"{line}\n" for line in lines)}
 
 

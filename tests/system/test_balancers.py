@@ -16,6 +16,7 @@ from .namespaces import Network, Side, reach
 from .processes import find_program
 from .proxy import Listener, running_proxy, wait_until
 from .terms import Mode, Target
+from .ways import shows
 
 BALANCER_PORT, LISTENER_PORT, WEB_PORT = 9021, 2121, 8080
 
@@ -64,6 +65,7 @@ def haproxy(
         yield
 
 
+@shows("behind HAProxy", "FTP", "curl")
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("version", ["send-proxy", "send-proxy-v2"])
 def test_ftp_behind_haproxy(
@@ -94,11 +96,37 @@ def test_ftp_behind_haproxy(
             proxy.finish()
 
 
+def test_no_ftp_behind_haproxy_that_sends_no_header(
+    net: Network, workspace: Workspace, tmp_path: Path
+) -> None:
+    here, there = net.proxy_address(Side.CLIENT), net.address(Side.SERVER)
+    if lack := VSFTPD.missing():
+        pytest.skip(f"package missing: {lack}")
+    with VSFTPD.start(workspace.samples.root, there, net.namespace(Side.SERVER)) as server:
+        keys = {"proxy_protocol": "require", "trusted": [f"{here}/32"]}
+        listener = Listener("ftp", here, server.target, port=LISTENER_PORT, keys=keys)
+        words = {"host": here, "port": BALANCER_PORT, "proxy": f"{here}:{LISTENER_PORT}"}
+        limits = {"handshake_timeout": 1.0}  # FTP's client waits for its server to speak first
+        namespace = net.namespace(Side.PROXY)
+        with (
+            haproxy(net, Side.PROXY, tmp_path, BEFORE, version="", **words),
+            running_proxy([listener], namespace=namespace, limits=limits) as proxy,
+        ):
+            client = Curl(namespace=net.namespace(Side.CLIENT))
+            target = Target(here, BALANCER_PORT, *VSFTPD.credentials())
+            with pytest.raises(AssertionError):
+                client.fetch(target, "one.bin", tmp_path / "one.bin")
+            assert proxy.await_log("client turned away")
+            assert not proxy.logged("connection closed")
+            proxy.finish()
+
+
 def reach_through(net: Network, host: str, port: int) -> str:
     """What a client hears that connects without a header."""
     return net.run(Side.CLIENT, [sys.executable, "-c", HEAR, host, str(port)])
 
 
+@shows("forward", "HTTP", "curl")
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_web_server_behind_haproxy(net: Network, tmp_path: Path, version: int) -> None:
     if lack := Curl.missing():

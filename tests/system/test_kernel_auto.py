@@ -1,4 +1,4 @@
-"""The kernel path as it is by default: on a place, and on hosts where it had better not be."""
+"""The kernel path as it is by default: on a site, and on hosts where it had better not be."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .kernel_gateway import (
     REQUIRE,
     RESTS,
     SPLICED,
-    Place,
+    Site,
     conntrack,
     fetch,
     finish_fetching,
@@ -30,16 +30,16 @@ from .terms import Mode
 
 @pytest.mark.parametrize("mode", list(Mode))
 def test_a_firewall_that_is_loaded_meanwhile_fails_no_transfer(
-    place: Place, mode: Mode, samples: Samples
+    site: Site, mode: Mode, samples: Samples
 ) -> None:
     """Nobody waits until the proxy has heard of the rules: a first packet that is lost to them
     comes again."""
-    with place.proxy() as proxy, place.client(proxy) as client:
+    with site.proxy() as proxy, site.client(proxy) as client:
         assert fetch(proxy, client, mode, samples)["path"] == "kernel"
         start = len(proxy.lines())
         try:
             with waiting_port(proxy, mode, client) as (port, listener):
-                place.load(DROP)
+                site.load(DROP)
                 finish_fetching(client, port, listener, samples)
             (line,) = proxy.await_log("connection closed", start, protocol="ftp-data")
             assert line["path"] == "splice"
@@ -47,33 +47,33 @@ def test_a_firewall_that_is_loaded_meanwhile_fails_no_transfer(
             assert proxy.logged(RESTS, start)
             assert fetch(proxy, client, mode, samples)["path"] == "splice"
         finally:
-            place.load("delete table inet firewall")
+            site.load("delete table inet firewall")
         proxy.await_log(BACK, start)
         assert fetch(proxy, client, mode, samples)["path"] == "kernel"
 
 
-def test_required_it_fails_behind_such_a_firewall(place: Place) -> None:
+def test_required_it_fails_behind_such_a_firewall(site: Site) -> None:
     """So it is no wonder that it does not by itself."""
-    with place.proxy(PORTS + REQUIRE) as proxy, place.client(proxy) as client:
+    with site.proxy(PORTS + REQUIRE) as proxy, site.client(proxy) as client:
         host, port = client.passive()
-        place.load(DROP)
+        site.load(DROP)
         try:
-            assert reach(place.net, Side.CLIENT, host, port) != "connected"
+            assert reach(site.net, Side.CLIENT, host, port) != "connected"
         finally:
-            place.load("delete table inet firewall")
+            site.load("delete table inet firewall")
         assert proxy.await_log("connections may be dropped")
 
 
 @pytest.mark.parametrize("mode", list(Mode))
 def test_a_firewall_that_lets_the_mark_through_is_none(
-    place: Place, mode: Mode, samples: Samples
+    site: Site, mode: Mode, samples: Samples
 ) -> None:
-    place.load(DROP.replace("ct state", "ct mark 26231 accept\n ct state"))
+    site.load(DROP.replace("ct state", "ct mark 26231 accept\n ct state"))
     try:
-        with place.proxy() as proxy, place.client(proxy) as client:
+        with site.proxy() as proxy, site.client(proxy) as client:
             assert fetch(proxy, client, mode, samples)["path"] == "kernel"
     finally:
-        place.load("delete table inet firewall")
+        site.load("delete table inet firewall")
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -97,18 +97,18 @@ def test_a_host_that_does_not_forward_is_left_as_it_is(
 
 @pytest.mark.parametrize("mode", list(Mode))
 def test_a_client_on_the_proxys_own_host_is_carried_too(
-    place: Place, mode: Mode, samples: Samples
+    site: Site, mode: Mode, samples: Samples
 ) -> None:
-    with place.proxy() as proxy, place.client(proxy, Side.PROXY) as client:
+    with site.proxy() as proxy, site.client(proxy, Side.PROXY) as client:
         assert fetch(proxy, client, mode, samples)["path"] == "kernel"
 
 
 def test_a_translated_connection_may_have_the_number_of_a_port_that_waits(
-    place: Place, samples: Samples
+    site: Site, samples: Samples
 ) -> None:
     """The kernel tells them apart by their ends, and neither gets what is the other's."""
-    net = place.net
-    place.load("""
+    net = site.net
+    site.load("""
         table ip masquerading {
             chain out { type nat hook postrouting priority srcnat; oifname "server" masquerade; }
         }
@@ -117,8 +117,8 @@ def test_a_translated_connection_may_have_the_number_of_a_port_that_waits(
     outer, host = net.proxy_address(Side.SERVER), net.address(Side.SERVER)
     try:
         with (
-            place.proxy() as proxy,
-            place.client(proxy) as client,
+            site.proxy() as proxy,
+            site.client(proxy) as client,
             listen(host, net.namespace(Side.SERVER)) as far,
             waiting_port(proxy, Mode.ACTIVE, client) as (port, listener),
             socket_in(net.namespace(Side.CLIENT), host) as other,
@@ -136,7 +136,7 @@ def test_a_translated_connection_may_have_the_number_of_a_port_that_waits(
             (line,) = proxy.await_log("connection closed", protocol="ftp-data")
             assert line["path"] == "kernel"
     finally:
-        place.load("delete table ip masquerading")
+        site.load("delete table ip masquerading")
 
 
 NARROW = 1000
@@ -151,18 +151,18 @@ table inet deaf {
 
 
 @pytest.fixture
-def narrow(place: Place) -> Iterator[Place]:
+def narrow(site: Site) -> Iterator[Site]:
     """Large packets do not fit on the way to the server, and the client never hears of that."""
-    net = place.net
+    net = site.net
     link = ["ip", "link", "set", "dev", "server", "mtu"]
     net.run(Side.PROXY, [*link, str(NARROW)])
     net.run(Side.CLIENT, ["nft", "-f", "-"], standard_input=DEAF)
-    yield place
+    yield site
     net.run(Side.CLIENT, ["nft", "delete", "table", "inet", "deaf"])
     net.run(Side.PROXY, [*link, "1500"])
 
 
-def test_segments_fit_on_both_links(narrow: Place, samples: Samples) -> None:
+def test_segments_fit_on_both_links(narrow: Site, samples: Samples) -> None:
     """As they do where the proxy has a connection with either end."""
     with narrow.proxy() as proxy, narrow.client(proxy) as client:
         host, port = client.passive()
@@ -178,7 +178,7 @@ def test_segments_fit_on_both_links(narrow: Place, samples: Samples) -> None:
         stored.unlink(missing_ok=True)
 
 
-def test_without_the_proxy_they_do_not(narrow: Place, samples: Samples) -> None:
+def test_without_the_proxy_they_do_not(narrow: Site, samples: Samples) -> None:
     net = narrow.net
     with contextlib.suppress(AssertionError):  # it has one already
         net.add_default_route()

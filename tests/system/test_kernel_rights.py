@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .kernel_gateway import BACK, DROP, PORTS, REQUIRE, RESTS, SPLICED, Place, fetch, tables
+from .kernel_gateway import BACK, DROP, PORTS, REQUIRE, RESTS, SPLICED, Site, fetch, tables
 from .matrix import Samples
 from .namespaces import Network, Side, network
 from .processes import find_program
@@ -36,7 +36,7 @@ def facts(proxy: Proxy) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def proxy_of(found: Place, more: str, *started_by: str) -> Iterator[Proxy]:
+def proxy_of(found: Site, more: str, *started_by: str) -> Iterator[Proxy]:
     if find_program("setpriv") is None:
         pytest.skip("package missing: util-linux")
     host, namespace = found.net.proxy_address(Side.CLIENT), found.net.namespace(Side.PROXY)
@@ -48,7 +48,7 @@ def proxy_of(found: Place, more: str, *started_by: str) -> Iterator[Proxy]:
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("way", ["become", "service"])
 def test_an_unprivileged_user_has_the_kernel_carry_connections(
-    place: Place,
+    site: Site,
     way: str,
     mode: Mode,
     samples: Samples,
@@ -57,32 +57,32 @@ def test_an_unprivileged_user_has_the_kernel_carry_connections(
     more, started_by = PORTS + REQUIRE, AS_A_SERVICE
     if way == "become":
         more, started_by = PORTS + '[process]\nuser = "nobody"\n', []
-    with proxy_of(place, more, *started_by) as proxy:
+    with proxy_of(site, more, *started_by) as proxy:
         found = facts(proxy)
         assert set(found["Uid"].split()) == {str(NOBODY)}
         assert int(found["CapEff"], 16) & ~NET_BIND_SERVICE == NET_ADMIN
         assert found["NoNewPrivs"] == "1"
-        with place.client(proxy) as client:
+        with site.client(proxy) as client:
             assert fetch(proxy, client, mode, samples)["path"] == "kernel"
             if way == "become":
                 try:
-                    place.load(DROP)
+                    site.load(DROP)
                     proxy.await_log(RESTS)
                     assert fetch(proxy, client, mode, samples)["path"] == "splice"
                 finally:
-                    place.load("delete table inet firewall")
+                    site.load("delete table inet firewall")
                 proxy.await_log(BACK)
                 assert fetch(proxy, client, mode, samples)["path"] == "kernel"
 
 
 def test_without_the_capability_connections_are_spliced(
-    place: Place,
+    site: Site,
     samples: Samples,
 ) -> None:
-    with proxy_of(place, PORTS, *WITHOUT) as proxy:
+    with proxy_of(site, PORTS, *WITHOUT) as proxy:
         assert proxy.logged(SPLICED, reason="no CAP_NET_ADMIN")
         assert not int(facts(proxy)["CapEff"], 16) & NET_ADMIN
-        with place.client(proxy) as client:
+        with site.client(proxy) as client:
             line = fetch(proxy, client, Mode.PASSIVE, samples)
             assert (line["path"], line["why"]) == ("splice", "no CAP_NET_ADMIN")
 
@@ -97,14 +97,14 @@ protocol = "ftp"
 
 
 def test_without_the_capability_there_is_no_start_if_it_is_required(
-    place: Place,
+    site: Site,
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "proxy.toml"
     path.write_text(CONFIGURATION + REQUIRE, encoding="utf-8")
     command = [*WITHOUT, sys.executable, "-m", "fwproxy", "run", "--config", path]
     with pytest.raises(AssertionError, match="the kernel path is required, but: no CAP_NET_ADMIN"):
-        place.net.run(Side.PROXY, command)
+        site.net.run(Side.PROXY, command)
 
 
 def check(net: Network, directory: Path, more: str, *started_by: str) -> list[str]:
@@ -117,10 +117,10 @@ def check(net: Network, directory: Path, more: str, *started_by: str) -> list[st
 
 
 def test_check_says_what_the_host_can_do(
-    place: Place,
+    site: Site,
     tmp_path: Path,
 ) -> None:
-    net = place.net
+    net = site.net
     said = check(net, tmp_path, "")
     assert "kernel path: nftables and conntrack events; the table is owned" in said
     assert "forwarding: IPv4, IPv6" in said
@@ -128,7 +128,7 @@ def test_check_says_what_the_host_can_do(
     assert "kernel path: not possible: no CAP_NET_ADMIN" in check(net, tmp_path, "", *WITHOUT)
     off = '[datapath]\nkernel = "off"\n'
     assert 'kernel path: not used: kernel = "off"' in check(net, tmp_path, off)
-    place.load(DROP)
+    site.load(DROP)
     try:
         why = (
             "the chain inet firewall forward may drop what is forwarded: "
@@ -140,7 +140,7 @@ def test_check_says_what_the_host_can_do(
         assert "kernel path: nftables and conntrack events; the table is owned" in said
         assert f"in the way: {why}" in said
     finally:
-        place.load("delete table inet firewall")
+        site.load("delete table inet firewall")
     assert not tables(net)
 
 

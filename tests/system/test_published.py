@@ -19,6 +19,7 @@ from .processes import find_program
 from .proxy import bracketed, running_proxy, wait_until
 from .routes import FTP_PORT, Route, cases, running_servers
 from .terms import Family
+from .ways import shows
 
 SHOWN = 'proxy_mode = "client-address"'
 ANYBODY: dict[Family, str] = {4: "0.0.0.0/0", 6: "::/0"}
@@ -124,6 +125,7 @@ def find_route(needs_network: None, samples: Samples) -> Iterator[Callable[[Fami
         yield find
 
 
+@shows("published", "FTP")
 @pytest.mark.parametrize(
     "case", [each for each in cases(SAME_FAMILY) if each.server is VSFTPD], ids=str
 )

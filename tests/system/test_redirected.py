@@ -21,6 +21,7 @@ from .proxy import running_proxy
 from .routes import FTP_PORT, Route, cases, running_servers
 from .server_kind import ServerKind
 from .terms import Mode
+from .ways import shows
 
 INTERFACE_IN_README = "lan0"
 # In active mode these refuse a connection that comes from another address than their server's.
@@ -70,6 +71,7 @@ def find_route(needs_network: None, samples: Samples) -> Iterator[FindRoute]:
         yield find
 
 
+@shows("redirect", "FTP")
 @pytest.mark.parametrize(
     "case",
     [

@@ -19,6 +19,7 @@ from .proxy import Listener, bracketed, running_proxy
 from .routes import FTP_PORT, Route, cases, check_no_other_way, running_servers
 from .server_kind import FTPServer, ServerKind
 from .terms import Target
+from .ways import shows
 
 # The second server is not where a gateway looks, so that its port has to be named.
 PORTS: dict[type[ServerKind], int] = {VSFTPD: FTP_PORT, PureFTPd: 2100}
@@ -67,6 +68,7 @@ def gateway_configuration(net: Network) -> str:
     )
 
 
+@shows("forward", "FTP")
 @pytest.mark.parametrize("case", cases(ALL_FAMILIES), ids=str)
 def test_forward(
     case: Combination, route: Route, workspace: Workspace, record_combination: RecordCombination
@@ -79,6 +81,7 @@ def test_forward(
     route.check_transfers(start, exercise_briefly(client, target, workspace))
 
 
+@shows("gateway", "FTP")
 @pytest.mark.parametrize("case", cases(ALL_FAMILIES), ids=str)
 def test_gateway_used_as_the_readme_says(
     case: Combination, route: Route, workspace: Workspace, record_combination: RecordCombination

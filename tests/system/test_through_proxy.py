@@ -23,6 +23,7 @@ from .matrix import (
 from .proxy import Line, Listener, Proxy, running_proxy
 from .server_kind import ServerKind
 from .terms import LOOPBACK, Family, Operation
+from .ways import shows
 
 # The proxy mends the others: it never sends EPSV with a protocol, nor EPRT without an address.
 REFUSALS = (WGET_LISTS_WITH_OPTION, NCFTP_NEEDS_SIZE)
@@ -55,6 +56,7 @@ def proxy(start_server: StartServer) -> Iterator[Proxy]:
         proxy.finish()
 
 
+@shows("forward", "FTP")
 @pytest.mark.parametrize("combination", list(combinations(ALL_FAMILIES, REFUSALS)), ids=str)
 def test_client_and_server_meet_in_the_proxy(
     combination: Combination,

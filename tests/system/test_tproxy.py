@@ -14,6 +14,8 @@ from typing import Literal
 
 import pytest
 
+from fwproxy import Endpoint
+
 from .ftp_clients import Curl, Lftp
 from .ftp_servers import VSFTPD
 from .matrix import Workspace, exercise_resuming
@@ -21,6 +23,7 @@ from .namespaces import Network, Side, network
 from .processes import find_program
 from .proxy import Listener, Proxy, running_proxy
 from .terms import Family, Mode
+from .ways import shows
 
 WHO = Path(__file__).parent / "programs" / "who.py"
 ANY: dict[Family, str] = {4: "0.0.0.0", 6: "::"}
@@ -40,12 +43,14 @@ def routed(needs_network: None) -> Iterator[Network]:
 
 
 @contextlib.contextmanager
-def proxying(net: Network, source: Seen, more: str = "") -> Iterator[Proxy]:
+def proxying(
+    net: Network, source: Seen, more: str = "", *, kind: str = "tproxy", **keys: object
+) -> Iterator[Proxy]:
     """Run the proxy and make the rules that its configuration needs, then take them back."""
     listeners = [
         Listener(
-            f"tproxy-{family}", ANY[family], kind="tproxy", port=LISTENER_PORT, protocol=None,
-            keys={"source": source},
+            f"{kind}-{family}", ANY[family], kind=kind, port=LISTENER_PORT, protocol=None,
+            keys={"source": source, **keys},
         )
         for family in FAMILIES
     ]  # fmt: skip
@@ -82,7 +87,13 @@ def ask(net: Network, transport: str, host: str, count: int = 1) -> list[list[st
 
 @pytest.mark.parametrize("source", ["proxy", "client"])
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("transport", ["tcp", "udp"])
+@pytest.mark.parametrize(
+    "transport",
+    [
+        pytest.param("tcp", marks=shows("tproxy", "TCP", "any program")),
+        pytest.param("udp", marks=shows("tproxy", "UDP", "any program")),
+    ],
+)
 def test_the_server_sees_whom_it_is_meant_to(
     routed: Network, transport: str, family: Family, source: Seen
 ) -> None:
@@ -99,6 +110,34 @@ def test_the_server_sees_whom_it_is_meant_to(
             assert closed[0]["protocol"] == "tcp"
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["tproxy", "redirect"])
+def test_a_load_balancer_on_the_way_says_whose_connection_it_is(
+    routed: Network, kind: str, family: Family
+) -> None:
+    balancer = routed.address(Side.CLIENT, family)
+    keys = {"proxy_protocol": "require", "trusted": [balancer]}
+    named = {4: "192.0.2.7", 6: "2001:db8:7::7"}[family]
+    header = f"PROXY TCP{family} {named} {named} 7 {WHO_PORT}\\r\\n"
+    script = (
+        "import socket, sys; s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5);"
+        f"s.sendall(b'{header}'); s.sendall(b'hello'); print(s.recv(1000).decode())"
+    )
+    ask_as = [sys.executable, "-c", script]
+    with (
+        proxying(routed, "proxy", kind=kind, **keys) as proxy,
+        serving(routed, family) as host,
+    ):
+        seen, _, said = routed.run(Side.CLIENT, [*ask_as, host, str(WHO_PORT)]).split()
+        assert (seen, said) == (routed.proxy_address(Side.SERVER, family), "hello")
+        (closed,) = proxy.await_log("connection closed", listener=f"{kind}-{family}")
+        assert Endpoint.parse(closed["client"]) == Endpoint(named, 7)
+        unsigned = [word.replace(header, "") for word in ask_as]
+        with pytest.raises(AssertionError, match="Connection reset by peer"):
+            routed.run(Side.CLIENT, [*unsigned, host, str(WHO_PORT)])
+
+
+@shows("tproxy", "FTP")
 @pytest.mark.parametrize(
     ("client_kind", "mode", "family", "source"),
     [

@@ -10,7 +10,7 @@ from fwproxy import Connection, DataFilter, FilterSocket, Handled
 from fwproxy.errors import BufferFullError
 from fwproxy_filters.ftp.channel import DataChannel
 from fwproxy_filters.ftp.client_side import ClientSide
-from fwproxy_filters.ftp.gateway import WELCOME
+from fwproxy_filters.ftp.gateway import WELCOME, WELCOME_TO_USERS
 from fwproxy_filters.ftp.pending import GREETING, Pending, PendingQueue
 from fwproxy_filters.ftp.server_side import ServerSide
 from fwproxy_filters.ftp.setup import DataSetup, Work
@@ -60,7 +60,8 @@ class ControlFilter(DataFilter):
         if connection.server_address is not None:
             self.expect_greeting(is_exclusive=False)
         else:
-            self.to_client.send(WELCOME)
+            must_log_in = connection.session.must_log_in
+            self.to_client.send(WELCOME_TO_USERS if must_log_in else WELCOME)
 
     def expect_greeting(self, *, is_exclusive: bool) -> None:
         """Wait for the greeting of the server that the connection has now."""

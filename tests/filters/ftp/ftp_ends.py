@@ -182,11 +182,14 @@ def ftp_config(
     limits: Limits | None = None,
     secondary: SecondaryConfig | None = None,
     rest: dict[str, Any] | None = None,
+    users: str | None = None,
     **settings: Any,
 ) -> Config:
     """Return a configuration with one FTP listener; *settings* are the filter's."""
     upstream = server if kind is ListenerKind.FORWARD else None
-    listener = ListenerConfig("ftp", Endpoint(host), "ftp", kind, upstream, {"ftp": settings})
+    listener = ListenerConfig(
+        "ftp", Endpoint(host), "ftp", kind, upstream, {"ftp": settings}, users=users
+    )
     return Config(
         (listener,),
         limits=limits or Limits(),

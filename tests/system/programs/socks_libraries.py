@@ -2,7 +2,9 @@
 
     socks_libraries.py WAY PROXY_URL HOST PORT
 
-WAY is `pysocks`, `pysocks-udp`, `python-socks` or `aiohttp-socks`; the latter fetches a file.
+WAY is `pysocks`, `pysocks-udp`, `pysocks-relay`, `python-socks` or `aiohttp-socks`. The last one
+fetches a file; `pysocks-relay` says at which UDP port of this host it stands in for the server, and
+does so until it is ended.
 """
 
 from __future__ import annotations
@@ -33,6 +35,25 @@ def pysocks(url: str, host: str, port: int, kind: socket.SocketKind) -> str:
         else:
             sock.sendto(b"hello", (host, port))
         return sock.recv(1000).decode()
+
+
+def pysocks_relay(url: str, host: str, port: int) -> None:
+    """Let programs that know nothing of SOCKS send datagrams by it, one client at a time."""
+    parts = urlsplit(url)
+    with (
+        socket.socket(type=socket.SOCK_DGRAM) as near,
+        socks.socksocket(type=socket.SOCK_DGRAM) as far,
+    ):
+        near.bind(("127.0.0.1", 0))
+        far.set_proxy(
+            KINDS[parts.scheme], parts.hostname, parts.port,
+            rdns=True, username=parts.username, password=parts.password,
+        )  # fmt: skip
+        print(near.getsockname()[1], flush=True)
+        while True:
+            said, client = near.recvfrom(65535)
+            far.sendto(said, (host, port))
+            near.sendto(far.recv(65535), client)
 
 
 async def python_socks_(url: str, host: str, port: int) -> str:
@@ -68,4 +89,7 @@ def main(way: str, url: str, host: str, port: str) -> str:
 
 
 if __name__ == "__main__":
-    print(main(*sys.argv[1:]))
+    if sys.argv[1] == "pysocks-relay":
+        pysocks_relay(*sys.argv[2:4], int(sys.argv[4]))
+    else:
+        print(main(*sys.argv[1:]))
