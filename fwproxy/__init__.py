@@ -35,7 +35,7 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     listeners/
     passing
     firewall
-    demo  testing  host  catalogue  rule_words  overview  setup_rules
+    demo  testing  host  catalogue  rule_words  kernel_abilities  overview  setup_rules
     routing
     privileges  service  cli  __main__
 """

@@ -100,8 +100,8 @@ class DatapathConfig:
     """How bytes are carried.
 
     Attributes:
-        kernel: whether the kernel shall carry what no filter wants to see: `auto` where it can,
-            `require` refuses to start where it cannot.
+        kernel: whether the kernel shall carry what no filter wants to see: `auto` where nothing
+            is lost by it, `require` refuses to start where it cannot.
         kernel_table: how the name of the proxy's nftables table begins.
         kernel_mark: the conntrack mark of connections that the kernel carries; protocols that
             are let through whole have the next higher one where they are translated.
@@ -114,7 +114,7 @@ class DatapathConfig:
         pipe_size: bytes per pipe; the kernel may grant less.
     """
 
-    kernel: Literal["auto", "off", "require"] = attrs.field(default="off", validator=_kernel_mode)
+    kernel: Literal["auto", "off", "require"] = attrs.field(default="auto", validator=_kernel_mode)
     kernel_table: str = attrs.field(default="fwproxy", validator=_table_name)
     kernel_mark: int = attrs.field(default=0x6677, validator=_mark)
     kernel_lease: int = attrs.field(default=60, validator=at_least(10))

@@ -119,12 +119,13 @@ class Welcome:
 
     Args:
         connection: whose datagrams they are.
+        is_established: whether it has been told already.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, is_established: bool = False) -> None:
         self._connection = connection
         self._waiting: list[Answer] | None = None
-        self._is_established = False
+        self._is_established = is_established
 
     def __call__(self, ends: Ends, answer: Answer) -> None:
         """Answer when it has been told; those who come meanwhile wait for the same."""

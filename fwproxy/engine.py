@@ -77,7 +77,8 @@ class Engine:
         loop = asyncio.get_running_loop()
         log = get_logger().bind()
         ledger = Ledger(config.ledger.history, _ledger_file(config, loop, log))
-        system = SystemNames(config.limits.max_resolutions) if poller is None else None
+        played = poller is not None
+        system = None if played else SystemNames(config.limits.max_resolutions)
         deadlines = Deadlines(loop.time)
         poller = Poller(loop, deadlines=deadlines) if poller is None else poller
         deadlines.start(loop)
@@ -112,7 +113,8 @@ class Engine:
             address_flags=config.secondary.address_flags,
         )
         try:
-            engine.kernel = KernelMode.start(config, engine.poller, deadlines, engine.log)
+            if not played:  # or there is nothing of it that a kernel would see
+                engine.kernel = KernelMode.start(config, engine.poller, deadlines, engine.log)
         except BaseException:
             engine.close()
             raise

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fwproxy.address import Endpoint
+from fwproxy.address import Endpoint, IpFilter
 from fwproxy.connection import Connection, ConnectionState
 from fwproxy.datagrams import Destinations, Welcome, datagram_limits
 from fwproxy.datapath.base import close_socket
@@ -159,7 +159,7 @@ def _bind(port: CallPort, connection: Connection, asked: Endpoint, backlog: int)
     if connection.emulated_bind is None:
         connection.choice = call.choice
         if port.is_in_kernel:
-            _bind_in_kernel(port, connection)
+            _bind_in_kernel(port, connection, backlog)
         elif call.is_tcp:
             port.listen(backlog)
             _bind_tcp(call, connection, sock)
@@ -174,7 +174,7 @@ def _bind(port: CallPort, connection: Connection, asked: Endpoint, backlog: int)
         bind_emulated(call, connection, address, owns_port=True)
 
 
-def _bind_in_kernel(port: CallPort, connection: Connection) -> None:
+def _bind_in_kernel(port: CallPort, connection: Connection, backlog: int) -> None:
     call, address = port.call, port.address
 
     def close(reason: str) -> None:
@@ -190,9 +190,24 @@ def _bind_in_kernel(port: CallPort, connection: Connection) -> None:
             return connection
         return another_connection(call, connection.client_address)
 
+    def in_user_space() -> WaitingPort | None:
+        sock, choice = port.sock, port.call.choice
+        assert sock is not None  # noqa: S101 - as below
+        action.choice = connection.choice = choice
+        if not call.is_tcp:
+            port.sock = None  # it is the relay's
+            flow = connection.kernel_flow
+            only = IpFilter.only(flow.peer.host) if flow is not None else None
+            connection.carry_datagrams(_udp_relay(call, connection, sock, only), call.timeout)
+            return None
+        waiting = _waiting_port(port.call, connection, sock)
+        waiting.action = action
+        return waiting
+
     action = call.permit(address, known_client(connection), call.ip_filter, close)
     assert address is not None  # noqa: S101 - a bind has one
     connection.bind(address, action)
+    port.in_user_space, port.backlog = in_user_space, backlog
     if call.is_tcp:
         take_streams(port, action, taken, ends)
     else:
@@ -200,6 +215,18 @@ def _bind_in_kernel(port: CallPort, connection: Connection) -> None:
 
 
 def _bind_tcp(call: SecondaryCall, connection: Connection, sock: socket.socket) -> None:
+    port = _waiting_port(call, connection, sock)
+
+    def close(reason: str) -> None:
+        port.close()
+        if connection.state is ConnectionState.BOUND and reason != USED:
+            connection.close(reason, failed=True)
+
+    port.action = call.permit(port.address, known_client(connection), call.ip_filter, close)
+    connection.bind(port.address, port.action)
+
+
+def _waiting_port(call: SecondaryCall, connection: Connection, sock: socket.socket) -> WaitingPort:
     def accepted(sock: socket.socket, server: Endpoint) -> None:
         chosen = (
             connection if call.is_single else another_connection(call, connection.client_address)
@@ -213,20 +240,29 @@ def _bind_tcp(call: SecondaryCall, connection: Connection, sock: socket.socket) 
     if SecondaryFlags.INCREASE_RECEIVE_BUFFER in call.flags:
         increase_receive_buffer(sock)
     port = WaitingPort(call.session, sock, accepted, single=call.is_single)
-
-    def close(reason: str) -> None:
-        port.close()
-        if connection.state is ConnectionState.BOUND and reason != USED:
-            connection.close(reason, failed=True)
-
-    port.action = call.permit(port.address, known_client(connection), call.ip_filter, close)
-    connection.bind(port.address, port.action)
+    return port
 
 
 def _bind_udp(call: SecondaryCall, connection: Connection, sock: socket.socket) -> None:
     session, address = call.session, Endpoint.from_sockaddr(sock.getsockname())
     if session.factories is not None:
         session.factories.attach(connection, BindUdp, address)
+    relay = _udp_relay(call, connection, sock)
+    carry_datagrams(call, connection, relay, address, known_client(connection), call.ip_filter)
+
+
+def _udp_relay(
+    call: SecondaryCall, connection: Connection, sock: socket.socket, only: IpFilter | None = None
+) -> DatagramRelay:
+    """Make what carries a bind's datagrams.
+
+    Args:
+        call: the bind.
+        connection: its connection.
+        sock: the bound port.
+        only: who may go on, where the kernel has carried datagrams of somebody already.
+    """
+    session, earlier = call.session, connection.kernel_flow
 
     def open_far(ends: Ends) -> socket.socket:
         client = connection.client_address
@@ -236,7 +272,7 @@ def _bind_udp(call: SecondaryCall, connection: Connection, sock: socket.socket) 
         )
 
     def allowed(host: str) -> bool:
-        if connection.client_address.is_unspecified:
+        if connection.client_address.is_unspecified or not (only is None or only.is_included(host)):
             return False
         return connection.ip_filter is None or connection.ip_filter.is_included(host)
 
@@ -250,7 +286,7 @@ def _bind_udp(call: SecondaryCall, connection: Connection, sock: socket.socket) 
         open_far=open_far,
         ends_of=lambda server: Ends(connection.client_address, server),
         allowed=allowed,
-        welcome=Welcome(connection),
+        welcome=Welcome(connection, is_established=earlier is not None),
         admit_reply=Destinations(connection).admit,
         replies=bidirectional,
         from_client=False,
@@ -259,4 +295,6 @@ def _bind_udp(call: SecondaryCall, connection: Connection, sock: socket.socket) 
         ),
         on_done=connection.relay_done,
     )
-    carry_datagrams(call, connection, relay, address, known_client(connection), call.ip_filter)
+    if earlier is not None:
+        relay.follows(earlier)
+    return relay

@@ -21,6 +21,7 @@ from fwproxy.listener_config import ListenerKind
 from fwproxy.port_sockets import start_listening
 from fwproxy.secondary import SecondaryCall
 from fwproxy.sources import source_towards_client, source_towards_server
+from fwproxy.waiting_port import WaitingPort
 
 _ANY_PORT = 9
 """For a socket that asks the routing table for a source address, and sends nothing."""
@@ -28,7 +29,7 @@ _ANY_PORT = 9
 
 def may_be_carried(call: SecondaryCall) -> bool:
     """Tell whether the kernel might carry a call's connections, before that is decided."""
-    if call.session.engine.kernel.path is None or SecondaryFlags.NO_KERNEL_MODE in call.flags:
+    if not call.session.engine.kernel.is_open or SecondaryFlags.NO_KERNEL_MODE in call.flags:
         return False
     return not call.session.listener.config.why_not_in_kernel
 
@@ -44,7 +45,10 @@ class CallPort:
         make: makes the pinhole for a port, if the kernel is to wait there.
         is_listening: whether the socket listens already.
         on_flow: hears of each connection that has come through the kernel.
+        in_user_space: lets user space wait there instead, once the choice says so.
         opened: the pinhole, once it is open.
+        backlog: how many may wait in user space.
+        waiting: what listens instead of the kernel.
     """
 
     call: SecondaryCall
@@ -52,7 +56,10 @@ class CallPort:
     make: Callable[[SecondaryCall, Endpoint | None], Pinhole]
     is_listening: bool = False
     on_flow: Callable[[KernelFlow], None] | None = None
+    in_user_space: Callable[[], WaitingPort | None] | None = None
     opened: OpenPinhole | None = None
+    backlog: int = 1
+    waiting: WaitingPort | None = None
 
     @property
     def is_in_kernel(self) -> bool:
@@ -90,8 +97,25 @@ class CallPort:
     def close(self) -> None:
         """Close pinhole and port."""
         self.shut()
-        if self.sock is not None:
+        if self.waiting is not None:
+            self.waiting.close()
+        elif self.sock is not None:
             self.sock.close()
+
+    def taking_back(self) -> None:
+        """Be ready for those who do not come through the kernel any more."""
+        if self.call.is_tcp:
+            self.listen(self.backlog)
+
+    def taken_back(self) -> None:
+        """Wait in user space from now on: the kernel does so no more, and nobody is there."""
+        self.shut()
+        self.opened = None
+        self.call = attrs.evolve(
+            self.call, choice=_fallen_back(self.call, self.call.session.engine.kernel.why_not)
+        )
+        if self.in_user_space is not None:
+            self.waiting = self.in_user_space()
 
     def reopen_for(self, peer: str) -> None:
         """Let the one peer in again that a datagram permission is for.
@@ -99,12 +123,14 @@ class CallPort:
         Raises:
             KernelPathError: the kernel refuses.
         """
-        path = self.call.session.engine.kernel.path
-        if path is None or self.opened is None:
-            raise KernelPathError("the kernel path is not running")
+        kernel = self.call.session.engine.kernel
+        path = kernel.path
+        if path is None or self.opened is None or kernel.why_not:
+            raise KernelPathError(kernel.why_not or "the kernel path is not running")
         pinhole = attrs.evolve(self.opened.pinhole, peers=IpFilter.only(peer))
         path.close([self.opened])
         self.opened = path.open([(pinhole, self.came)])[0]
+        self.opened.giving_back, self.opened.given_back = self.taking_back, self.taken_back
 
 
 def open_ports(ports: Sequence[CallPort]) -> None:
@@ -117,7 +143,7 @@ def open_ports(ports: Sequence[CallPort]) -> None:
         return
     kernel = wanted[0].call.session.engine.kernel
     try:
-        if kernel.path is None:
+        if kernel.path is None or kernel.why_not:
             raise KernelPathError(kernel.why_not)  # noqa: TRY301 - one way to fall back
         pinholes = [_pinhole(kernel.path, port) for port in wanted]
         opened = kernel.path.open(
@@ -129,6 +155,7 @@ def open_ports(ports: Sequence[CallPort]) -> None:
     else:
         for port, each in zip(wanted, opened, strict=True):
             port.opened = each
+            each.giving_back, each.given_back = port.taking_back, port.taken_back
 
 
 def _pinhole(path: KernelPath, port: CallPort) -> Pinhole:
@@ -191,8 +218,8 @@ def take_datagrams(
             return
         try:
             port.reopen_for(flow.peer.host)
-        except KernelPathError as error:
-            connection.close(str(error), failed=True)
+        except KernelPathError:
+            port.taken_back()
 
     def came(flow: KernelFlow) -> None:
         action.uses += 1

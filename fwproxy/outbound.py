@@ -16,7 +16,7 @@ from fwproxy.datapath.choice import DataPath
 from fwproxy.datapath.datagram import DatagramRelay
 from fwproxy.datapath.kernel.flow import KernelFlow
 from fwproxy.datapath.kernel.pinhole import Pinhole
-from fwproxy.errors import BadContextError, InvalidArgumentError, KernelPathError
+from fwproxy.errors import BadContextError, CallError, InvalidArgumentError, KernelPathError
 from fwproxy.events import ConnectTcp, UdpDestination
 from fwproxy.filter import Ends
 from fwproxy.flag_rules import check_flags
@@ -138,24 +138,62 @@ def _redirect(port: CallPort, target: Endpoint | Connection, backlog: int) -> Fi
     call, sock = port.call, port.sock
     assert sock is not None  # noqa: S101 - a redirection has one
     if isinstance(target, Endpoint) and port.is_in_kernel:
-        return _redirect_in_kernel(port, target)
+        return _redirect_in_kernel(port, target, backlog)
     if isinstance(target, Endpoint) and not call.is_tcp:
         return _redirect_udp(call, sock, target)
     port.listen(backlog)
     return _redirect_tcp(call, sock, target)
 
 
-def _redirect_in_kernel(port: CallPort, target: Endpoint) -> FirewallAction:
+def _redirect_in_kernel(port: CallPort, target: Endpoint, backlog: int) -> FirewallAction:
+    if not port.call.is_tcp:
+        return _redirect_datagrams_in_kernel(port, target)
+    call, host = port.call, port.call.session.client_address.host
+    redirected = call.session.engine.redirected
+
+    def in_user_space() -> WaitingPort:
+        assert port.sock is not None  # noqa: S101 - a redirection has one
+        action.choice = port.call.choice
+        waiting = _waiting_port(port.call, port.sock, target)
+        waiting.action = action
+        return waiting
+
+    def close(_: str) -> None:
+        if redirected and port.waiting is not None:
+            redirected.strike(host, port.waiting)
+        port.close()
+
+    action = call.permit(port.address, target, IpFilter.only(host), close)
+    port.in_user_space, port.backlog = in_user_space, backlog
+    take_streams(
+        port,
+        action,
+        lambda flow: another_connection(call, flow.peer),
+        lambda flow: Ends(flow.peer, target),
+    )
+    return action
+
+
+def _redirect_datagrams_in_kernel(port: CallPort, target: Endpoint) -> FirewallAction:
     call, address = port.call, port.address
     peers = IpFilter.only(call.session.client_address.host)
 
     def ends(flow: KernelFlow) -> Ends:
         return Ends(flow.peer, target)
 
-    if call.is_tcp:
-        action = call.permit(address, target, peers, lambda _: port.close())
-        take_streams(port, action, lambda flow: another_connection(call, flow.peer), ends)
-        return action
+    def in_user_space() -> None:
+        sock = port.sock
+        assert sock is not None  # noqa: S101 - a redirection has one
+        action.choice = connection.choice = port.call.choice
+        port.sock = None  # it is the relay's
+        try:
+            relay = _udp_relay(port.call, connection, sock, target)
+        except CallError as error:
+            sock.close()
+            action.cancel(str(error))
+        else:
+            connection.carry_datagrams(relay, call.timeout)
+
     connection = call.connection(call.session.client_address)
     connection.server_address = target
 
@@ -166,13 +204,14 @@ def _redirect_in_kernel(port: CallPort, target: Endpoint) -> FirewallAction:
     action = call.permit(address, target, peers, close)
     assert address is not None  # noqa: S101 - a redirection has one
     connection.bind(address, action)
+    port.in_user_space = in_user_space
     take_datagrams(port, action, connection, ends)
     return action
 
 
-def _redirect_tcp(
+def _waiting_port(
     call: SecondaryCall, sock: socket.socket, target: Endpoint | Connection
-) -> FirewallAction:
+) -> WaitingPort:
     def accepted(sock: socket.socket, client: Endpoint) -> None:
         if isinstance(target, Endpoint):
             connect_accepted(call, port.action, sock, client, target)
@@ -184,10 +223,17 @@ def _redirect_tcp(
     if SecondaryFlags.INCREASE_RECEIVE_BUFFER in call.flags:
         increase_receive_buffer(sock)
     port = WaitingPort(call.session, sock, accepted, single=call.is_single)
+    if call.session.listener.leads_to_ports:
+        call.session.engine.redirected.enter(call.session.client_address.host, port)
+    return port
+
+
+def _redirect_tcp(
+    call: SecondaryCall, sock: socket.socket, target: Endpoint | Connection
+) -> FirewallAction:
+    port = _waiting_port(call, sock, target)
     host = call.session.client_address.host
     redirected = call.session.engine.redirected
-    if call.session.listener.leads_to_ports:
-        redirected.enter(host, port)
 
     def close(reason: str) -> None:
         port.close()
@@ -236,11 +282,26 @@ async def connect_for_client(call: SecondaryCall, client: Endpoint, server: Endp
 
 def _redirect_udp(call: SecondaryCall, sock: socket.socket, target: Endpoint) -> FirewallAction:
     session = call.session
-    source = source_towards_server(session, target, call.source)  # or an error, and no connection
+    source_towards_server(session, target, call.source)  # or an error, and no connection
     connection = call.connection(session.client_address)
     connection.server_address = target
     peers = IpFilter.only(session.client_address.host)
     address = Endpoint.from_sockaddr(sock.getsockname())
+    relay = _udp_relay(call, connection, sock, target)
+    return carry_datagrams(call, connection, relay, address, target, peers)
+
+
+def _udp_relay(
+    call: SecondaryCall, connection: Connection, sock: socket.socket, target: Endpoint
+) -> DatagramRelay:
+    """Make what carries a redirection's datagrams, after the kernel if that has carried some.
+
+    Raises:
+        CallError: the server would see no address of the proxy.
+    """
+    session, earlier = call.session, connection.kernel_flow
+    source = source_towards_server(session, target, call.source)
+    peers = IpFilter.only(session.client_address.host)
     relay = DatagramRelay(
         session.engine.poller,
         session.engine.deadlines,
@@ -252,10 +313,12 @@ def _redirect_udp(call: SecondaryCall, sock: socket.socket, target: Endpoint) ->
         ends_of=lambda client: Ends(client, target),
         allowed=peers.is_included,
         admit=Destinations(connection).admit,
-        welcome=Welcome(connection),
+        welcome=Welcome(connection, is_established=earlier is not None),
         replies=True,
         from_client=True,
         limits=datagram_limits(session.engine.limits, max_peers=max_peers(call)),
         on_done=connection.relay_done,
     )
-    return carry_datagrams(call, connection, relay, address, target, peers)
+    if earlier is not None:
+        relay.follows(earlier)
+    return relay

@@ -9,7 +9,7 @@ import attrs
 
 from fwproxy.config import Config, LedgerConfig
 from fwproxy.host import facts, shortcomings
-from fwproxy.kernel_mode import abilities
+from fwproxy.kernel_abilities import abilities
 from fwproxy.listener_config import ListenerConfig
 from fwproxy.log import get_logger
 from fwproxy.networks import Networks

@@ -2,7 +2,8 @@
 
 Where clients are redirected to a listener whose protocol no filter reads, the proxy would only
 copy bytes. The kernel can let such connections go on to their servers, as far as the policy allows
-them; what it does not allow still comes to the listener, which refuses it.
+them; what it does not allow still comes to the listener, which refuses it. As no log has a line
+about them and no limit counts them, the operator has to require the kernel path.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def let_through(engine: Engine, listener: Listener) -> None:
         return
     if listener.services.usual.terms.bound_filters:
         return
+    if engine.config.datapath.kernel != "require":
+        return  # nobody hears of what is let through, and that is for the operator to say
     found = list(itertools.islice(passages(engine.policy, listener), MAX_PASSAGES + 1))
     reason = config.why_not_in_kernel or _hindrance(engine, listener, found)
     if not reason:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from fwproxy.config import Config
 from fwproxy.errors import ConfigError
+from fwproxy.kernel_mode import unwanted
 
 CAP_NET_ADMIN = 12
 _PR_SET_KEEPCAPS, _PR_SET_NO_NEW_PRIVS = 8, 38
@@ -18,7 +19,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 
 def needed(config: Config) -> frozenset[int]:
     """Return the capabilities that are used while the proxy runs; its listeners are open then."""
-    unused = config.datapath.kernel == "off" and config.secondary.source == "proxy"
+    unused = bool(unwanted(config)) and config.secondary.source == "proxy"
     return frozenset() if unused else frozenset({CAP_NET_ADMIN})
 
 

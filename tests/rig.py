@@ -380,14 +380,17 @@ class World:
 def leftovers(firewall: Firewall) -> dict[str, int]:
     """Return what a running firewall holds besides its listeners."""
     engine = firewall.engine
-    in_kernel = engine.kernel.path is not None  # conntrack's events, and a look now and then
+    kernel = engine.kernel
+    in_kernel = kernel.path is not None  # conntrack's events, and a look now and then
+    looks = in_kernel + sum(each is not None for each in (kernel._timer, kernel._postponed))
+    watched = in_kernel + 2 * (kernel._watch is not None)
     counts = {
         "sessions": len(firewall.sessions),
         "permissions": len(engine.ledger),
         "ports": engine.ports.in_use,
         "pipes": engine.pipes.in_use,
-        "watched descriptors": len(engine.poller) - len(firewall.listeners) - in_kernel,
-        "deadlines": len(engine.deadlines) - in_kernel,
+        "watched descriptors": len(engine.poller) - len(firewall.listeners) - watched,
+        "deadlines": len(engine.deadlines) - looks,
     }
     return {name: count for name, count in counts.items() if count}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fwproxy.address import Endpoint
 from fwproxy.clock import Deadline, Deadlines
-from fwproxy.datapath.base import Done
+from fwproxy.datapath.base import Done, Relay
 from fwproxy.datapath.datagram_chain import DatagramChain
 from fwproxy.datapath.flow import MAX_DATAGRAM, Admit, DatagramLimits, Flow, Peer, Reply
 from fwproxy.datapath.poll import EVERYTHING, Poller
@@ -158,6 +158,10 @@ class DatagramRelay:
             if flow.far is not None:
                 return Endpoint.from_sockaddr(flow.far.getsockname())
         return None
+
+    def follows(self, earlier: Relay) -> None:
+        """Count on where another relay of the same connection has ended."""
+        self._counts = [earlier.client_bytes, earlier.server_bytes]
 
     def start(self) -> None:
         """Watch the bound socket."""

@@ -3,12 +3,14 @@
 import json
 
 from calls import bind, proxy_address
-from own_network import shell
+from own_network import NEAR, shell
 from rig import open_world
 
 from fwproxy.config import DatapathConfig, Limits
 
 LONG = Limits(idle_timeout=1e6)
+LONG_BUT_REMEMBERED = Limits(idle_timeout=4e5)
+"""Less than conntrack remembers a connection that rests."""
 
 
 def world(*filters, **settings):
@@ -18,9 +20,19 @@ def world(*filters, **settings):
     return open_world(*filters, **settings)
 
 
+def auto_world(*filters, **settings):
+    """Open a world on a host that forwards, where the kernel path is used by default."""
+    shell("echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
+    settings.setdefault("host", NEAR)
+    settings.setdefault("limits", LONG_BUT_REMEMBERED)
+    return open_world(*filters, **settings)
+
+
 def elements():
     """Return how many elements the sets of all tables have, those without any left out."""
-    found = json.loads(shell("nft -j list ruleset"))["nftables"]
+    # Without the tables: nft 1.0.6 sometimes prints broken JSON of one that is owned.
+    printed = [shell(f"nft -j list {kind}") for kind in ("sets", "maps")]
+    found = [entry for each in printed for entry in json.loads(each)["nftables"]]
     sets = [entry.get("map") or entry.get("set") for entry in found]
     counts = {each["name"]: len(each.get("elem", [])) for each in sets if each}
     return {name: count for name, count in counts.items() if count}

@@ -8,7 +8,7 @@ from rig import make_filter, open_world, tagger
 from fwproxy import Hooks
 from fwproxy.errors import BadContextError
 from fwproxy.events import AcceptedConnection, BindUdp, ConnectTcp, UdpDestination
-from fwproxy.kernel_mode import SWITCHED_OFF
+from fwproxy.kernel_mode import ONLY_LOOPBACK
 
 
 @EACH_WAY
@@ -43,7 +43,7 @@ async def test_s31_a_factory_after_the_call_comes_too_late_and_says_so(way, logg
         primary = await world.primary()
         opened = await way.call(world, primary)
         assert not opened.permission.choice.takes_filters
-        assert opened.permission.choice.reason == SWITCHED_OFF
+        assert opened.permission.choice.reason == ONLY_LOOPBACK
         action = primary.session.set_data_filter_factory(
             way.event, None, lambda connection, context: pytest.fail("too late")
         )
@@ -78,7 +78,7 @@ async def test_s30_a_filter_that_hears_the_resulting_event_keeps_it_in_user_spac
         opened = await way.call(world, primary)
         choice = opened.permission.choice
         if way.event is BindUdp:  # it has had its chance
-            assert (choice.reason, choice.takes_filters) == (SWITCHED_OFF, False)
+            assert (choice.reason, choice.takes_filters) == (ONLY_LOOPBACK, False)
         else:
             assert choice.reason == f"a filter hears {way.event.__name__}"
             assert choice.takes_filters
@@ -91,7 +91,7 @@ async def test_s30_replies_to_a_bidirectional_bind_are_a_resulting_event_too():
         primary = await world.primary()
         (one_way,) = await bind_udp(primary)
         (both_ways,) = await bind_udp(primary, flags=F.BIDIRECTIONAL)
-        assert one_way.path_reason == SWITCHED_OFF
+        assert one_way.path_reason == ONLY_LOOPBACK
         assert both_ways.path_reason == "a filter hears UdpDestination"
 
 
@@ -104,10 +104,10 @@ async def test_s30_the_session_filters_own_hooks_count():
         assert before.path_reason == "a filter hears AcceptedConnection"
         attached.hooks = Hooks.on(ConnectTcp)
         (after,) = await bind(primary)
-        assert after.path_reason == SWITCHED_OFF
+        assert after.path_reason == ONLY_LOOPBACK
         primary.session.session_filters["quiet"] = None  # it has no interest
         (last,) = await bind(primary)
-        assert last.path_reason == SWITCHED_OFF
+        assert last.path_reason == ONLY_LOOPBACK
 
 
 async def test_s30_an_attached_data_filter_is_named_by_who_has_attached_it():

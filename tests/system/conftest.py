@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from .client_kind import Client
+from .kernel_gateway import Site, forwarding_network, with_server
 from .matrix import Combination, Samples, Workspace
 from .namespaces import Network, missing, network
 from .place import Place, place_for
@@ -123,3 +124,10 @@ def record_combination(
         skip_if_missing(combination.server, combination.client)
 
     return record
+
+
+@pytest.fixture(scope="module")
+def site(samples: Samples, needs_network: None) -> Iterator[Site]:
+    """A host that forwards, and counts what it forwards."""
+    with forwarding_network() as net, with_server(net, samples) as found:
+        yield found

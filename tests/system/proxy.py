@@ -254,10 +254,15 @@ def running_proxy(
     namespace: str | None = None,
     max_open_files: int | None = None,
     limits: Mapping[str, float] | None = None,
+    started_by: Sequence[str] = (),
 ) -> Iterator[Proxy]:
-    """Run the proxy in a network namespace or not; `more` is added to its configuration."""
+    """Run the proxy in a network namespace or not; `more` is added to its configuration.
+
+    `started_by` is a command that starts another one, as somebody else perhaps.
+    """
     with tempfile.TemporaryDirectory(prefix="fwproxy-proxy-") as name:
         directory = Path(name)
+        directory.chmod(0o755)
         configuration, log = directory / "proxy.toml", directory / "log"
         limited = {"stop_timeout": STOP_TIMEOUT, **(limits or {})}
         limit_lines = "".join(f"{key} = {value}\n" for key, value in limited.items())
@@ -269,6 +274,7 @@ def running_proxy(
         command = [sys.executable, "-m", "fwproxy", "run", "--config", str(configuration)]
         if max_open_files is not None:
             command = ["sh", "-c", f'ulimit -n {max_open_files}; exec "$@"', "sh", *command]
+        command = [*started_by, *command]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 in_namespace(namespace, command),

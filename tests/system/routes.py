@@ -59,12 +59,12 @@ class Route:
         """The client of a case, where it belongs."""
         return case.build_client(self.net.namespace(Side.CLIENT))
 
-    def check_transfers(self, start: int, count: int) -> None:
+    def check_transfers(self, start: int, count: int, path: str = "splice") -> None:
         """Make sure that since log line `start` so many have gone through the proxy, and well."""
         self.proxy.await_rest()
         lines = self.proxy.lines()[start:]
         assert not [line for line in lines if line["level"] not in {"debug", "info"}]
-        data = self.proxy.logged("connection closed", start, protocol="ftp-data", path="splice")
+        data = self.proxy.logged("connection closed", start, protocol="ftp-data", path=path)
         assert len(data) == count
 
 

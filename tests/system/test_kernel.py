@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 import pytest
 
-from .ends import ScriptedClient, active_command, connect, knock, read_all, socket_in
+from .ends import ScriptedClient, connect, knock, read_all, socket_in
 from .ftp_servers import VSFTPD
-from .kernel_gateway import REQUIRE, conntrack, elements, forwarding_network, tables
+from .kernel_gateway import (
+    REQUIRE,
+    conntrack,
+    elements,
+    forwarding_network,
+    start_fetching,
+    tables,
+    waiting_port,
+)
 from .matrix import Samples
 from .namespaces import PREFIX_LENGTHS, Network, Side
 from .proxy import Listener, Proxy, running_proxy, wait_until
@@ -89,37 +95,6 @@ def street(
             for family in PREFIX_LENGTHS
         }
         yield Street(net, mode, servers)
-
-
-@contextlib.contextmanager
-def waiting_port(
-    proxy: Proxy, mode: Mode, client: ScriptedClient
-) -> Iterator[tuple[int, socket.socket | None]]:
-    """Let the client ask for a data connection; the port for it, and where the client listens."""
-    if mode is Mode.PASSIVE:
-        yield client.passive()[1], None
-        return
-    with client.listen() as listener:
-        start = len(proxy.lines())
-        assert client.code(active_command(listener)) == 200
-        (line,) = proxy.await_log("permission given", start)
-        (port,) = re.findall(r"proxy_address=\S*:(\d+)", line["permission"])
-        yield int(port), listener
-
-
-def start_fetching(
-    client: ScriptedClient, port: int, listener: socket.socket | None, name: str
-) -> socket.socket:
-    """Ask for a file over the data connection that has been set up."""
-    if listener is None:
-        data = connect(client.target.host, port, client.namespace)
-        assert client.code(f"RETR {name}") == 150
-    else:
-        client.send(f"RETR {name}\r\n".encode())
-        data = listener.accept()[0]
-        assert client.code() == 150
-    data.settimeout(10)
-    return data
 
 
 def check_transfer(street: Street, proxy: Proxy, family: Family, samples: Samples) -> None:

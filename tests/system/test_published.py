@@ -10,7 +10,9 @@ import pytest
 
 from . import readme
 from .conftest import RecordCombination
+from .ftp_clients import Ftplib
 from .ftp_servers import VSFTPD
+from .kernel_gateway import OFF, REQUIRE, forwarding_network
 from .matrix import SAME_FAMILY, Combination, Samples, Workspace, exercise_briefly
 from .namespaces import PREFIX_LENGTHS, PREFIXES, Network, Side, network
 from .processes import find_program
@@ -65,14 +67,17 @@ def bring_answers(net: Network, family: Family) -> None:
 
 
 @contextlib.contextmanager
-def published(samples: Samples, family: Family, *, shown: bool) -> Iterator[Route]:
+def published(
+    samples: Samples, family: Family, *, shown: bool, in_kernel: bool = False
+) -> Iterator[Route]:
     if find_program("nft") is None:
         pytest.skip("package missing: nftables")
-    with network() as net, running_servers(net, samples, {VSFTPD: FTP_PORT}) as servers:
+    place = forwarding_network() if in_kernel else network()
+    with place as net, running_servers(net, samples, {VSFTPD: FTP_PORT}) as servers:
         net.add_default_route(Side.SERVER)
         if shown:
             bring_answers(net, family)
-        text = configuration(net, family, shown=shown)
+        text = configuration(net, family, shown=shown) + (REQUIRE if in_kernel else OFF)
         with running_proxy([], text, namespace=net.namespace(Side.PROXY)) as proxy:
             yield Route(net, servers, proxy)
             proxy.finish()
@@ -136,3 +141,34 @@ def test_transfers_with_a_server_that_sees_its_clients(
     start = len(route.proxy.lines())
     target = route.proxy.target("published", route.server(case))
     route.check_transfers(start, exercise_briefly(route.client(case), target, workspace))
+
+
+PUBLISHED = [each for each in cases(SAME_FAMILY) if each.server is VSFTPD and each.client is Ftplib]
+
+
+@pytest.mark.parametrize("case", PUBLISHED, ids=str)
+def test_the_kernel_carries_transfers_with_a_published_server(
+    needs_network: None, samples: Samples, case: Combination, workspace: Workspace
+) -> None:
+    with published(samples, case.client_family, shown=False, in_kernel=True) as route:
+        start = len(route.proxy.lines())
+        target = route.proxy.target("published", route.server(case))
+        count = exercise_briefly(route.client(case), target, workspace)
+        route.check_transfers(start, count, "kernel")
+
+
+@pytest.mark.parametrize("case", PUBLISHED, ids=str)
+def test_but_not_where_answers_are_brought_to_the_proxy_itself(
+    needs_network: None, samples: Samples, case: Combination, workspace: Workspace
+) -> None:
+    """Which a server needs that sees its clients: the kernel would bring the proxy what is not
+    for it."""
+    with published(samples, case.client_family, shown=True, in_kernel=True) as route:
+        start = len(route.proxy.lines())
+        target = route.proxy.target("published", route.server(case))
+        count = exercise_briefly(route.client(case), target, workspace)
+        route.check_transfers(start, count)
+        lines = route.proxy.logged("connection closed", protocol="ftp-data", path="splice")
+        assert {line["why"] for line in lines} == {
+            "packets to addresses of other hosts may be diverted (ip rule)"
+        }

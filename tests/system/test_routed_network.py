@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 import pytest
 
+from .kernel_gateway import conntrack, forwarding_network
 from .namespaces import Network, Side, network
 from .processes import find_program
 from .terms import Family
@@ -27,6 +28,15 @@ LISTENERS = (2100, 2200)
 ANY: dict[Family, str] = {4: "0.0.0.0", 6: "::"}
 FAMILIES: tuple[Family, ...] = (4, 6)
 
+REDIRECTED = f"""
+table inet redirected {{
+    chain clients {{
+        type nat hook prerouting priority dstnat;
+        iifname "client" tcp dport {CONTROL_PORT} redirect to :{LISTENERS[0]}
+        iifname "client" meta l4proto tcp redirect to :{LISTENERS[1]}
+    }}
+}}
+"""
 # `socket transparent` finds the proxy's sockets, so that no list of ports is needed here.
 RULES = f"""
 table inet routed {{
@@ -92,10 +102,10 @@ def routed(needs_network: None) -> Iterator[Network]:
 
 @contextlib.contextmanager
 def all_parts(
-    net: Network, family: Family, source: str, **client: Any
+    net: Network, family: Family, source: str, kernel: str = "off", **client: Any
 ) -> Iterator[tuple[Part, Part]]:
     host = net.address(Side.SERVER, family)
-    proxy = {"any": ANY[family], "ports": LISTENERS, "source": source}
+    proxy = {"any": ANY[family], "ports": LISTENERS, "source": source, "kernel": kernel}
     goal = {"host": host, "port": CONTROL_PORT}
     own = net.address(Side.CLIENT, family)
     with (
@@ -145,3 +155,72 @@ def test_s44_without_the_permission_there_is_no_way(routed: Network, family: Fam
     code = f"import socket; socket.create_connection(('{host}', {SECONDARY_PORT}), 5).recv(1)"
     with playing(routed, Side.PROXY, proxy), pytest.raises(AssertionError, match=r"closed|reset"):
         routed.run(Side.CLIENT, [sys.executable, "-c", f"{code} or exit('closed')"])
+
+
+# The kernel does the same where it forwards, and without any policy route.
+
+
+@pytest.fixture(scope="module")
+def forwarding(needs_network: None) -> Iterator[Network]:
+    if find_program("nft") is None:
+        pytest.skip("package missing: nftables")
+    with forwarding_network() as net:
+        net.add_default_route(Side.CLIENT)
+        net.add_default_route(Side.SERVER)
+        net.run(Side.PROXY, ["nft", "-f", "-"], standard_input=REDIRECTED)
+        yield net
+
+
+def carried(net: Network, transport: str) -> bool:
+    """Whether the kernel has carried something for the proxy."""
+    return "mark=26231" in conntrack(net, "-p", transport)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+@pytest.mark.parametrize("source", ["proxy", "peer"])
+def test_s12_the_kernel_leads_the_server_to_the_clients_own_address(
+    forwarding: Network, family: Family, transport: str, source: str
+) -> None:
+    net, ask = forwarding, {"verb": "INBOUND", "transport": transport}
+    net.run(Side.PROXY, ["conntrack", "-F"])
+    with all_parts(net, family, source, "auto", **ask) as (client, server):
+        seen = {
+            "proxy": net.proxy_address(Side.CLIENT, family),
+            "peer": net.address(Side.SERVER, family),
+        }
+        assert client.story() == {"peer": seen[source], "heard": "from the server"}
+        assert server.story() == {
+            "peer": net.address(Side.CLIENT, family),
+            "heard": "from the client",
+        }
+        # Of datagrams nothing is left when the session has ended.
+        assert transport == "udp" or carried(net, transport)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_without_the_kernel_nothing_leads_it_there(forwarding: Network, transport: str) -> None:
+    ask = {"verb": "INBOUND", "transport": transport}
+    with (
+        all_parts(forwarding, 4, "proxy", "off", **ask) as (_, server),
+        pytest.raises(AssertionError, match="refused"),
+    ):
+        server.story()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kernel", ["auto", "off"])
+def test_s41_the_kernel_lets_the_clients_own_connection_through(
+    forwarding: Network, family: Family, kernel: str
+) -> None:
+    """On its way, it does not come to any listener."""
+    ports = {"verb": "OUTBOUND", "secondary": SECONDARY_PORT}
+    forwarding.run(Side.PROXY, ["conntrack", "-F"])
+    with all_parts(forwarding, family, "proxy", kernel, **ports) as (client, server):
+        host = forwarding.address(Side.SERVER, family)
+        assert client.story() == {"peer": host, "heard": "from the server"}
+        assert server.story() == {
+            "peer": forwarding.proxy_address(Side.SERVER, family),
+            "heard": "from the client",
+        }
+        assert carried(forwarding, "tcp") is (kernel == "auto")

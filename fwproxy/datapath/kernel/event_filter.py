@@ -87,7 +87,15 @@ def attach(sock: socket.socket, mark: int) -> None:
     Raises:
         OSError: the kernel does not take the program.
     """
-    code = packed(mark)
+    attach_program(sock, packed(mark))
+
+
+def attach_program(sock: socket.socket, code: bytes) -> None:
+    """Let a socket hear only of what a program takes.
+
+    Raises:
+        OSError: the kernel does not take the program.
+    """
     buffer = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(code) // 8, ctypes.addressof(buffer))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))

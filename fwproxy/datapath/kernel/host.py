@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 import socket
-from pathlib import Path
 
 from fwproxy.address import Endpoint
 from fwproxy.datapath.kernel.netlink import can_administer
 from fwproxy.datapath.kernel.pinhole import Pinhole
+from fwproxy.datapath.kernel.routing import has_policy_routing
+from fwproxy.datapath.kernel.sysctl import FORWARDING, forwards, setting
 from fwproxy.errors import KernelPathError
 
-_SYSTEM = Path("/proc/sys/net")
-_FORWARDING = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
 _EVENTS = "netfilter/nf_conntrack_events"
-_ACCOUNTING = "netfilter/nf_conntrack_acct"
 _NEARLY_FULL = 0.95
-_MAY_DROP = re.compile(r"\b(drop|reject|jump|goto|queue|vmap)\b")
-
-
-def setting(name: str) -> str:
-    """Return a kernel setting under /proc/sys/net, empty if there is none."""
-    try:
-        return (_SYSTEM / name).read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-def forwards(version: int) -> bool:
-    """Tell whether the host forwards packets of an IP version between its networks."""
-    return setting(_FORWARDING[version]) not in {"", "0"}
-
-
-def counts_bytes() -> bool:
-    """Tell whether conntrack counts bytes of connections that begin now."""
-    return setting(_ACCOUNTING) == "1"
 
 
 def is_nearly_full() -> bool:
@@ -44,43 +21,13 @@ def is_nearly_full() -> bool:
     return bool(count and largest) and int(count) > _NEARLY_FULL * int(largest)
 
 
-def dropping_chains(ruleset: str) -> list[str]:
-    """Return the chains of a printed ruleset that may drop what is forwarded.
-
-    A chain that asks another one may; what that one does depends on more than a look can tell.
-    """
-    found: list[str] = []
-    where, chain, forwarding = "", "", False
-    for line in ruleset.splitlines():
-        named = re.match(r"\s*(table|chain) (.+?) \{", line)
-        if named:
-            where, chain = (named[2], "") if named[1] == "table" else (where, named[2])
-            forwarding = False
-        elif "hook forward" in line:
-            forwarding = True
-            if "policy drop" in line:
-                found.append(f"{where} {chain}")
-        elif forwarding and _MAY_DROP.search(line) and f"{where} {chain}" not in found:
-            found.append(f"{where} {chain}")
-    return found
-
-
-def legacy_filters() -> list[str]:
-    """Return the filter tables of iptables' old kind, which nftables does not show."""
-    found = []
-    for name, kind in (("ip_tables_names", "iptables"), ("ip6_tables_names", "ip6tables")):
-        with contextlib.suppress(OSError):
-            if "filter" in Path("/proc/thread-self/net", name).read_text(encoding="ascii").split():
-                found.append(f"filter FORWARD ({kind})")
-    return found
-
-
 class Host:
     """Answers that are kept until the next `look`, because each connection needs them."""
 
     def __init__(self) -> None:
         self._forwards: dict[int, bool] = {}
         self._local: dict[str, bool] = {}
+        self._diverts: bool | None = None
         self._is_full = False
 
     @staticmethod
@@ -99,6 +46,7 @@ class Host:
         """Forget what may have changed."""
         self._forwards.clear()
         self._local.clear()
+        self._diverts = None
         self._is_full = is_nearly_full()
 
     def is_local(self, host: str) -> bool:
@@ -126,8 +74,16 @@ class Host:
         peer = pinhole.only_peer
         here = self.is_local(target) or (peer is not None and self.is_local(peer))
         if not here and not self.forwards(pinhole.version):
-            return f"{_FORWARDING[pinhole.version].replace('/', '.')} is off"
+            return f"{FORWARDING[pinhole.version].replace('/', '.')} is off"
+        foreign = pinhole.source is None or not self.is_local(pinhole.proxy_address.host)
+        if foreign and self._has_diversions():
+            return "packets to addresses of other hosts may be diverted (ip rule)"
         return ""
+
+    def _has_diversions(self) -> bool:
+        if self._diverts is None:
+            self._diverts = has_policy_routing()
+        return self._diverts
 
 
 def _is_local(address: Endpoint) -> bool:

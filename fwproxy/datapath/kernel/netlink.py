@@ -26,24 +26,31 @@ MAX_DATAGRAMS = 128
 """Datagrams taken before everybody else has a turn."""
 
 
-def open_netfilter(groups: int = 0) -> socket.socket:
-    """Return a netlink socket that hears of some groups of events.
+def open_netlink(groups: int, protocol: int) -> socket.socket:
+    """Return a netlink socket that hears of the groups whose bits are set.
 
     Raises:
-        KernelPathError: there is none here.
+        KernelPathError: there is none here, or not for this process.
     """
     try:
-        sock = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
-        )
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
         raise KernelPathError(f"no netlink socket: {error.strerror}") from error
     try:
         sock.bind((0, groups))
     except OSError as error:
         sock.close()
-        raise KernelPathError(f"conntrack events: {error.strerror}") from error
+        raise KernelPathError(f"netlink events: {error.strerror}") from error
     return sock
+
+
+def open_netfilter(groups: int = 0) -> socket.socket:
+    """Return a netlink socket that hears of some groups of netfilter's events.
+
+    Raises:
+        KernelPathError: there is none here.
+    """
+    return open_netlink(groups, NETLINK_NETFILTER)
 
 
 def open_events(mark: int, buffer: int = 1 << 16) -> socket.socket:
@@ -88,6 +95,7 @@ class ConntrackEvents:
         self._poller = poller
         self._hear = hear
         self._overflowed = overflowed
+        self._has_lost = False
         self._sock = open_events(mark, buffer)
         poller.watch(self._sock.fileno(), self)
 
@@ -95,22 +103,37 @@ class ConntrackEvents:
         """Take what there is."""
         if not events & (select.EPOLLIN | select.EPOLLERR):
             return
-        for _ in range(MAX_DATAGRAMS):
+        if self._take(MAX_DATAGRAMS):
+            self._poller.defer(lambda: self.on_ready(fd, select.EPOLLIN))
+
+    def take_all(self) -> None:
+        """Take whatever has been said until now."""
+        while self._take(MAX_DATAGRAMS):
+            pass
+
+    def _take(self, count: int) -> bool:
+        """Take so many datagrams; tell whether there may be more."""
+        for _ in range(count):
             if self._sock.fileno() < 0:
-                return
+                return False
             try:
                 data = self._sock.recv(_BUFFER)
             except BlockingIOError:
-                return
+                if self._has_lost:
+                    self._has_lost = False
+                    self._overflowed()
+                return False
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                self._overflowed()
+                # Until the queue is empty, the kernel does not say that even more is lost: so
+                # only what is asked from then on is the whole truth.
+                self._has_lost = True
                 continue
             for message in conntrack.messages(data):
                 if isinstance(message, FlowReport):
                     self._hear(message)
-        self._poller.defer(lambda: self.on_ready(fd, select.EPOLLIN))
+        return True
 
     def on_broken(self, error: Exception) -> None:
         """Say what went wrong with one report, and go on with the others."""
@@ -178,9 +201,9 @@ class ConntrackRequests:
 
 
 def can_administer() -> bool:
-    """Tell whether this process has CAP_NET_ADMIN in its user namespace."""
+    """Tell whether this thread has CAP_NET_ADMIN in its user namespace."""
     try:
-        with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123 - read once
+        with open("/proc/thread-self/status", encoding="ascii") as status:  # noqa: PTH123 - read once
             line = next(line for line in status if line.startswith("CapEff:"))
     except (OSError, StopIteration):
         return os.geteuid() == 0

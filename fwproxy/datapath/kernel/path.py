@@ -13,7 +13,7 @@ from fwproxy.clock import Deadline, Deadlines
 from fwproxy.datapath.kernel.conntrack import FlowReport, Stage, Tuple
 from fwproxy.datapath.kernel.flow import KernelFlow
 from fwproxy.datapath.kernel.host import Host
-from fwproxy.datapath.kernel.netlink import ConntrackEvents, ConntrackRequests
+from fwproxy.datapath.kernel.netlink import ConntrackEvents, ConntrackRequests, can_administer
 from fwproxy.datapath.kernel.passage import Passage
 from fwproxy.datapath.kernel.pinhole import Pinhole, PinholeKey
 from fwproxy.datapath.kernel.table import KernelTable, TableSettings
@@ -38,15 +38,30 @@ class OpenPinhole:
         pinhole: which.
         on_flow: hears of each connection that comes through.
         flows: how many have come.
+        giving_back: called before the pinhole is closed because the kernel is to carry nothing
+            more, so that there is no moment in which nobody waits.
+        given_back: called afterwards, unless somebody has come through and used it up.
     """
 
     pinhole: Pinhole
     on_flow: Callable[[KernelFlow], None]
     flows: int = 0
+    giving_back: Callable[[], None] | None = None
+    given_back: Callable[[], None] | None = None
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether nobody more can come through."""
+        return self.pinhole.is_single and self.flows > 0
 
 
 class KernelPath:
     """Opens pinholes and reports the connections that come through them.
+
+    Attributes:
+        host: what it knows of this host.
+        broken: why it cannot open pinholes now; empty while it can.
+        is_lost: whether it never will again, and has let go of its table.
 
     Args:
         settings: for the table.
@@ -71,6 +86,7 @@ class KernelPath:
         self._log = log
         self.host = Host()
         self.broken = ""
+        self.is_lost = False
         self._table: KernelTable | None = None
         self._events: ConntrackEvents | None = None
         self._requests: ConntrackRequests | None = None
@@ -176,12 +192,60 @@ class KernelPath:
         there = [each for each in opened if self._open.get(each.pinhole.key) is each]
         for each in there:
             del self._open[each.pinhole.key]
-            if not (each.pinhole.is_single and each.flows):
+            if not each.is_used_up:
                 self._recent[each.pinhole.key] = self.now()
         while len(self._recent) > _MAX_RECENT:
             self._recent.popitem(last=False)
-        if self._table is not None:
-            self._table.close([each.pinhole for each in there])
+        self._close(there)
+
+    def _close(self, opened: Sequence[OpenPinhole]) -> None:
+        if self._table is None:
+            return
+        try:
+            self._table.close([each.pinhole for each in opened])
+        except KernelPathError as error:
+            if self._table.is_owned or not can_administer():
+                self._abandon(f"a pinhole cannot be closed: {error}")
+            else:  # somebody has changed the table, which is restored as soon as that is noticed
+                self._log.debug("kernel elements were gone", reason=str(error))
+
+    def _abandon(self, reason: str) -> None:
+        """Let go of everything, rather than have open what cannot be closed."""
+        if self._table is None:
+            return
+        self.is_lost = True
+        self._announce([each for each in self._open.values() if not each.is_used_up])
+        table, self._table = self._table, None
+        table.abandon()
+        for flow in tuple(self._flows.values()):
+            flow.hear(attrs.evolve(flow.report, stage=Stage.FORGOTTEN))
+        self._fail(reason)
+
+    def give_back(self) -> None:
+        """Close every pinhole that somebody might still come through; user space waits instead.
+
+        Whoever comes in this moment is either heard of before user space takes over, or his first
+        packet is refused and sent again.
+        """
+        waiting = [each for each in self._open.values() if not each.is_used_up]
+        if not waiting:
+            return
+        self._announce(waiting)
+        self._close(waiting)
+        if self._events is not None:
+            self._events.take_all()
+        for each in waiting:
+            if self._open.get(each.pinhole.key) is not each:
+                continue  # used up just now
+            del self._open[each.pinhole.key]
+            if each.given_back is not None:
+                each.given_back()
+
+    @staticmethod
+    def _announce(waiting: Sequence[OpenPinhole]) -> None:
+        for each in waiting:
+            if each.giving_back is not None:
+                each.giving_back()
 
     def let_through(self, passages: Sequence[Passage]) -> None:
         """Let whole protocols through.
@@ -269,8 +333,17 @@ class KernelPath:
             self._hear(report)
 
     def _look(self) -> None:
+        self.look()
+        if self._check is not None:
+            self._check.reset(self.now() + CHECK_EVERY)
+
+    def look(self) -> None:
         """Renew what has no time-out of its own, and see what others have changed."""
-        assert self._table is not None  # noqa: S101 - stop() cancels the deadline
+        if self._table is None:
+            return
+        if not can_administer():
+            self._abandon("CAP_NET_ADMIN has been taken away")
+            return
         self.host.look()
         try:
             if not self._table.is_intact():
@@ -284,10 +357,9 @@ class KernelPath:
             self.broken = ""
         except KernelPathError as error:
             self._fail(f"the kernel table was lost: {error}")
-        if self._check is not None:
-            self._check.reset(self.now() + CHECK_EVERY)
 
     def _fail(self, reason: str) -> None:
         if not self.broken:
             self._log.error("the kernel path has failed", reason=reason)
         self.broken = reason
+        self.give_back()

@@ -17,7 +17,7 @@ What is refused ends at the proxy's own socket, which is bound and does not list
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from fwproxy.datapath.kernel.passage import Passage
 
@@ -29,12 +29,29 @@ _BEFORE_DNAT, _BEFORE_SNAT = -101, 99
 _AFTER_CONNTRACK, _FILTER = -150, 0
 
 
-def table(name: str, mark: int, *, max_pinholes: int, owner: bool) -> str:
-    """Return the commands that make the table."""
+def table(
+    name: str,
+    mark: int,
+    *,
+    max_pinholes: int,
+    owner: bool,
+    timeouts: Mapping[str, int] | None = None,
+) -> str:
+    """Return the commands that make the table.
+
+    Args:
+        name: its name.
+        mark: the conntrack mark of our flows.
+        max_pinholes: how many elements a set may have.
+        owner: whether nobody else may change it.
+        timeouts: seconds that conntrack remembers a TCP connection without packets, by state;
+            None leaves it to the host's settings.
+    """
     lines = [f"table inet {name} {{", "flags owner;" if owner else ""]
     for version in (4, 6):
         lines += _sets(version, max_pinholes)
-        lines += _translating(version, mark)
+        lines += _timeouts(version, timeouts)
+        lines += _translating(version, mark, is_patient=timeouts is not None)
     lines += _chain("pinholes", [rule for version in (4, 6) for rule in _dispatching(version)])
     jump = ["jump pinholes"]
     lines += _chain("passages", [])
@@ -51,7 +68,9 @@ def table(name: str, mark: int, *, max_pinholes: int, owner: bool) -> str:
     guard = f"type filter hook {{}} priority {_AFTER_CONNTRACK};"
     lines += _chain("guard", killed, guard.format("prerouting"))
     lines += _chain("guard_output", killed, guard.format("output"))
-    accept = [f"ct mark {mark} accept"]
+    # User space has a connection with either end, each as the route to it allows.
+    clamp = "tcp flags & (syn|rst) == syn tcp option maxseg size set rt mtu"
+    accept = [f"ct mark {mark} {clamp}", f"ct mark {mark} accept", f"ct mark {mark + 1} {clamp}"]
     lines += _chain("forward", accept, f"type filter hook forward priority {_FILTER};")
     return "\n".join([*lines, "}"])
 
@@ -78,12 +97,22 @@ def _sets(version: int, size: int) -> Iterator[str]:
     yield f"set killed{version} {{ type {five}; flags timeout; {bound} }}"
 
 
-def _translating(version: int, mark: int) -> Iterator[str]:
+def _timeouts(version: int, timeouts: Mapping[str, int] | None) -> Iterator[str]:
+    if timeouts is not None:
+        states = ", ".join(f"{state} : {seconds}" for state, seconds in timeouts.items())
+        yield f"ct timeout patient{version} {{ protocol tcp; l3proto {_IP[version]};"
+        yield f"policy = {{ {states} }}; }}"
+
+
+def _translating(version: int, mark: int, *, is_patient: bool) -> Iterator[str]:
     ip = _IP[version]
     key = _KEY.format(ip=ip)
     once = f"add @used{version} {{ {key} limit rate 1/week burst 1 packets }} goto many{version}"
     translate = f"dnat {ip} to {key} map @targets{version}"
-    yield from _chain(f"many{version}", [f"ct mark set {mark}", translate])
+    steps = [f"ct mark set {mark}", translate]
+    if is_patient:
+        steps.insert(0, f'meta l4proto tcp ct timeout set "patient{version}"')
+    yield from _chain(f"many{version}", steps)
     lasts = f"{key} @lasting{version} goto many{version}"
     yield from _chain(f"admitted{version}", [lasts, once])
 

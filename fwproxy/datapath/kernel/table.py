@@ -26,11 +26,14 @@ from fwproxy.datapath.kernel.nft import Nftables
 from fwproxy.datapath.kernel.passage import Passage
 from fwproxy.datapath.kernel.pinhole import Pinhole, PinholeKey
 from fwproxy.datapath.kernel.shared_elements import SharedElements
+from fwproxy.datapath.kernel.sysctl import tcp_timeouts
 from fwproxy.datapath.kernel.transaction import Transaction
 from fwproxy.errors import KernelPathError
 
 _TABLE_NAME = re.compile(r"table inet (\S+_\d+_\d+_\d+_\d+)\b")
 """Also with another prefix."""
+_OPEN_STATES = ("established", "fin_wait", "close_wait", "last_ack", "retrans", "unack")
+"""Of TCP, as conntrack has them: one end at least may still send."""
 KILLED_SECONDS = 60.0
 """How long packets of a killed connection are refused."""
 
@@ -49,6 +52,8 @@ class TableSettings:
         max_pinholes: how many elements a set may have.
         lease: seconds that an element without a time-out stays if it is not renewed.
         can_own: whether to ask for an owned table.
+        patience: seconds that conntrack remembers a TCP connection that rests; None is as long
+            as it remembers those of others.
     """
 
     prefix: str
@@ -56,6 +61,7 @@ class TableSettings:
     max_pinholes: int
     lease: float
     can_own: bool = True
+    patience: int | None = None
 
 
 class KernelTable:
@@ -76,6 +82,7 @@ class KernelTable:
         self._shared = SharedElements()
         self._passages: list[Passage] = []
         self._made = ""
+        self._patience: int | None = None
         self.name = f"{settings.prefix}_{_mark_of(os.getpid())}_{next(_numbers)}"
         self.is_owned = False
         self.is_alone = True
@@ -98,7 +105,9 @@ class KernelTable:
 
     def _make(self) -> None:
         refusal: KernelPathError | None = None
-        for owner in (True, False) if self._settings.can_own else (False,):
+        owners = (True, False) if self._settings.can_own else (False,)
+        patience = dict.fromkeys((self._settings.patience, None))
+        for owner, self._patience in itertools.product(owners, patience):
             try:
                 self._nft.run(self._commands(owner=owner))
                 self._socket = self._opened(owner=owner)
@@ -120,7 +129,11 @@ class KernelTable:
     def _commands(self, *, owner: bool) -> str:
         settings = self._settings
         return rules.table(
-            self.name, settings.mark, max_pinholes=settings.max_pinholes, owner=owner
+            self.name,
+            settings.mark,
+            max_pinholes=settings.max_pinholes,
+            owner=owner,
+            timeouts=_timeouts(self._patience),
         )
 
     def _listed(self) -> str:
@@ -149,6 +162,11 @@ class KernelTable:
         finally:
             self._close()
             self._pinholes.clear()
+
+    def abandon(self) -> None:
+        """Let go of a table that cannot be changed; an owned one goes with its socket."""
+        self._close()
+        self._pinholes.clear()
 
     def _close(self) -> None:
         if self._socket is not None:
@@ -190,16 +208,17 @@ class KernelTable:
         self._socket.commit(transaction)
 
     def close(self, pinholes: Sequence[Pinhole]) -> None:
-        """Close pinholes; what the kernel has of them is gone when this returns."""
+        """Close pinholes; what the kernel has of them is gone when this returns.
+
+        Raises:
+            KernelPathError: the kernel refuses: they are open still, unless the table is gone.
+        """
         packed = [self._pinholes.pop(each.key) for each in pinholes if each.key in self._pinholes]
         if not packed:
             return
-        try:
-            with self._transaction() as transaction:
-                for each in packed:  # what has expired is not there any more
-                    transaction.destroy([*each.all, *self._shared.give_back(each.shared)])
-        except KernelPathError as error:  # the table is looked at now and then anyhow
-            self._log.debug("kernel elements were gone", table=self.name, reason=str(error))
+        with self._transaction() as transaction:
+            for each in packed:  # what has expired is not there any more
+                transaction.destroy([*each.all, *self._shared.give_back(each.shared)])
 
     def renew(self) -> None:
         """Keep what has no time-out of its own for another lease."""
@@ -269,6 +288,18 @@ class KernelTable:
 
 _numbers = itertools.count(1)
 """Several proxies may run in one process."""
+
+
+def _timeouts(patience: int | None) -> dict[str, int] | None:
+    """Return how long to remember a TCP connection: as the host says, where both have closed it.
+
+    One end may close long before the other: conntrack's minute for that is not user space's.
+    """
+    if patience is None:
+        return None
+    timeouts = tcp_timeouts()
+    timeouts |= {state: max(timeouts.get(state, 0), patience) for state in _OPEN_STATES}
+    return timeouts
 
 
 def _mark_of(pid: int) -> str | None:

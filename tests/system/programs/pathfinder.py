@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import sys
 from typing import Any
+
+import structlog
 
 from fwproxy import (
     Config,
@@ -25,7 +28,7 @@ from fwproxy import (
     SecondaryFlags,
     Transport,
 )
-from fwproxy.config import SecondaryConfig
+from fwproxy.config import DatapathConfig, SecondaryConfig
 from fwproxy.kit.line_filter import LineFilter
 from fwproxy.kit.primary_filter import PrimaryFilter
 from fwproxy.policy import Rule
@@ -89,7 +92,10 @@ async def proxy(request: dict[str, Any]) -> None:
         protocols=(*BUILT_IN, PATH, PATH_DATA),
         rules=(Rule(allow=True, protocols=("path",)),),
         secondary=SecondaryConfig(source=request["source"]),
+        datapath=DatapathConfig(kernel=request.get("kernel", "off")),
     )
+    warning = structlog.make_filtering_bound_logger(logging.WARNING)
+    structlog.configure(wrapper_class=warning)  # what it says is for the test
     async with Firewall(config, [PathFilter]):
         say("started")
         await asyncio.Event().wait()
