@@ -226,7 +226,7 @@ def unused_endpoint(host: str = HOST) -> Endpoint:
 def free_ports(count: int, align: int = 1, hosts: Sequence[str] = (HOST,)) -> PortRange:
     """Return a range of free ports that the kernel gives to nobody by itself."""
     for _ in range(1000):
-        first = random.randrange(20_000 // align, (32_000 - count) // align) * align
+        first = random.randrange(28_000 // align, (32_000 - count) // align) * align
         with contextlib.ExitStack() as stack:
             try:
                 for port in range(first, first + count):

@@ -21,7 +21,7 @@ from fwproxy.errors import (
 )
 from fwproxy.port_sockets import open_port
 
-POOL = PortRange(28_000, 31_999)
+POOL = PortRange(25_000, 27_999)
 """Not that of other tests: a port that is to be reserved must not even be in TIME_WAIT."""
 
 open_world = functools.partial(open_any_world, secondary=SecondaryConfig(POOL))

@@ -24,7 +24,7 @@ from fwproxy.errors import (
 from fwproxy.events import AcceptedConnection, BindTcp, BindUdp, ConnectTcp
 
 SESSIONS, PERMISSIONS = 1000, 20
-PORTS = PortRange(20000, 27999)
+PORTS = PortRange(20000, 24999)
 """Outside of the range that the kernel gives to outgoing connections by itself."""
 HOST = f"127.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}.1"
 """An address of this process alone, where nobody else's ports are."""
