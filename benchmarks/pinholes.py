@@ -23,11 +23,11 @@ from pathlib import Path
 from benchmarks.backends import GREETING
 from benchmarks.processes import inside
 from fwproxy import Config, Connection, Endpoint, Firewall, IpFilter, SecondaryFlags, Session
-from fwproxy.config import DatapathConfig, Limits, LogConfig, SecondaryConfig
-from fwproxy.listener_config import ListenerConfig
+from fwproxy.config.config import DatapathConfig, Limits, LogConfig, SecondaryConfig
+from fwproxy.config.listeners import ListenerConfig
 from fwproxy.log import configure
 from fwproxy.protocol import FTP_DATA
-from fwproxy.service import run
+from fwproxy.service.run import run
 from tests.system.ends import connect
 from tests.system.namespaces import END_NUMBER, PREFIXES, PROXY_NUMBER, Side
 

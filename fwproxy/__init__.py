@@ -3,51 +3,36 @@
 The rooms, each importing only rows above it (`tests/test_layers.py` checks it)::
 
     errors  version  intervals
-    address  clock  bounds
+    address  clock  bounds  problems
     protocol
     flags  events
-    flag_rules
-    times  scope  networks
-    rules
-    policy
     filter
     kit/
-    problems  toml_lines
-    shared_config  listener_config  rule_check
-    config
+    policy/
+    config/
     handshake/
-    structure
-    config_file  registry  log  argon2_hash  users
-    port_sockets  reservation  ports  quotas  ledger_file  ledger  expected  resolve
+    registry  log  argon2_hash  users
+    ports/  resolve
     logins
-    shared_memory  shared
+    ledger/  shared/
     datapath/
-    kernel_mode
-    engine
-    sources  grants  waiting_port
-    dispatch  introduction  naming  carrying  opening
-    connection_facts  connection_calls  connection
-    factories  datagrams  address_check  secondary  kernel_calls  emulation  inbound  outbound
-    terms  services
-    access  client_binds  future  sharing
-    holdings
-    session_calls  session
+    engine/  dispatch
+    connection/
+    secondary/
+    session/
     listeners/
-    passing
     firewall
-    demo  testing  host  catalogue  rule_words  kernel_abilities  overview  setup_rules
-    routing
-    privileges  service  cli  __main__
+    demo  testing/  service/
+    cli  __main__
 """
 
 from __future__ import annotations
 
-from fwproxy.access import HostAccess
 from fwproxy.address import Destination, Endpoint, HostName, IpFilter, Transport
-from fwproxy.client_binds import BindAnswer
-from fwproxy.config import Config
-from fwproxy.config_file import load as load_config
-from fwproxy.connection import Connection
+from fwproxy.config.config import Config
+from fwproxy.config.file import load as load_config
+from fwproxy.config.listeners import ListenerConfig, ListenerKind
+from fwproxy.connection.connection import Connection
 from fwproxy.filter import (
     DataFilter,
     Ends,
@@ -60,13 +45,14 @@ from fwproxy.filter import (
 )
 from fwproxy.firewall import Firewall
 from fwproxy.flags import ConnectionFlags, SecondaryFlags, SessionFlags, Verdict
-from fwproxy.ledger import FirewallAction, LedgerEntry
-from fwproxy.listener_config import ListenerConfig, ListenerKind
-from fwproxy.outbound import Redirection
+from fwproxy.ledger.ledger import FirewallAction, LedgerEntry
+from fwproxy.ports.reservation import PortReservation
 from fwproxy.protocol import ProtocolDefinition
-from fwproxy.reservation import PortReservation
-from fwproxy.session import Session
-from fwproxy.sharing import SharedRedirection
+from fwproxy.secondary.client_binds import BindAnswer
+from fwproxy.secondary.outbound import Redirection
+from fwproxy.session.access import HostAccess
+from fwproxy.session.session import Session
+from fwproxy.session.sharing import SharedRedirection
 from fwproxy.version import __version__
 
 __all__ = [

@@ -13,16 +13,19 @@ import attrs
 import click
 from rich.console import Console
 
-from fwproxy import catalogue, config_file, log, registry, routing, service, users
-from fwproxy import setup_rules as rules
+from fwproxy import log, registry, users
 from fwproxy.address import Endpoint
-from fwproxy.config import Config
+from fwproxy.config import file as config_file
+from fwproxy.config.config import Config
 from fwproxy.demo import LISTEN, DemoServer, check, demo_config
 from fwproxy.errors import ConfigError, FwproxyError, InvalidArgumentError
 from fwproxy.firewall import Firewall
-from fwproxy.host import open_files_shortage
-from fwproxy.overview import overview, warnings
 from fwproxy.problems import Problem
+from fwproxy.service import catalogue, routing
+from fwproxy.service import run as service
+from fwproxy.service import setup_rules as rules
+from fwproxy.service.host import open_files_shortage
+from fwproxy.service.overview import overview, warnings
 from fwproxy.version import __version__
 
 FAILURE, USAGE = 1, 2

@@ -26,9 +26,9 @@ from pyftpdlib.handlers import FTPHandler
 from pyftpdlib.servers import FTPServer
 
 from fwproxy.address import Endpoint
-from fwproxy.config import Config
+from fwproxy.config.config import Config
+from fwproxy.config.listeners import ListenerConfig
 from fwproxy.firewall import Firewall
-from fwproxy.listener_config import ListenerConfig
 
 LOOPBACK = Endpoint("127.0.0.1", 0)
 LISTEN = Endpoint("127.0.0.1", 2121)

@@ -13,7 +13,7 @@ from fwproxy.filter import FAULTS, Filter, Hooks, SessionFilter
 from fwproxy.flags import Verdict
 
 if TYPE_CHECKING:
-    from fwproxy.session import Session
+    from fwproxy.session.session import Session
 
 _T = TypeVar("_T")
 

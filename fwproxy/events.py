@@ -14,7 +14,7 @@ from fwproxy.address import Destination, Endpoint
 from fwproxy.protocol import ProtocolDefinition
 
 if TYPE_CHECKING:
-    from fwproxy.connection import Connection
+    from fwproxy.connection.connection import Connection
 
 
 @attrs.frozen(slots=True, eq=False)

@@ -24,9 +24,9 @@ from fwproxy.events import EstablishedConnection, Event
 from fwproxy.flags import Verdict
 
 if TYPE_CHECKING:
-    from fwproxy.connection import Connection
+    from fwproxy.connection.connection import Connection
     from fwproxy.firewall import Firewall
-    from fwproxy.session import Session
+    from fwproxy.session.session import Session
 
 Handled = Awaitable[None] | None
 """What a data handler returns: nothing, at once or later."""

@@ -9,30 +9,30 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from fwproxy.address import Endpoint, Transport
-from fwproxy.config import Config
+from fwproxy.config.config import Config
+from fwproxy.config.listeners import ListenerConfig, ListenerKind
 from fwproxy.dispatch import BoundFilter
-from fwproxy.engine import Engine
+from fwproxy.engine.engine import Engine
+from fwproxy.engine.quotas import Usage
 from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.filter import Filter, Hooks
-from fwproxy.grants import Grant
-from fwproxy.ledger import Ledger
-from fwproxy.listener_config import ListenerConfig, ListenerKind
+from fwproxy.ledger.ledger import Ledger
 from fwproxy.listeners.arrival import Arrivals
 from fwproxy.listeners.base import Listener
 from fwproxy.listeners.explicit import ExplicitListener
 from fwproxy.listeners.forward import ForwardListener
 from fwproxy.listeners.gateway import GatewayListener
+from fwproxy.listeners.passing import let_through
 from fwproxy.listeners.redirect import RedirectListener
 from fwproxy.listeners.tproxy import TproxyListener
-from fwproxy.passing import let_through
+from fwproxy.policy.grants import Grant
+from fwproxy.policy.scope import Scope
+from fwproxy.ports.reservation import PortReservation
 from fwproxy.protocol import ProtocolDefinition
-from fwproxy.quotas import Usage
 from fwproxy.registry import find, settings_for
-from fwproxy.reservation import PortReservation
-from fwproxy.scope import Scope
-from fwproxy.services import Service, Services
-from fwproxy.session import Session
-from fwproxy.terms import Terms
+from fwproxy.session.services import Service, Services
+from fwproxy.session.session import Session
+from fwproxy.session.terms import Terms
 
 QUIET = 1.0
 """Seconds without traffic after which a control connection without transfers is at rest."""

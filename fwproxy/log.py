@@ -24,7 +24,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 
-from fwproxy.config import LogConfig
+from fwproxy.config.config import LogConfig
 
 _COLOURS = {
     "debug": "\x1b[2m",

@@ -20,9 +20,9 @@ from typing import TypeVar
 import structlog
 
 from fwproxy import users
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
+from fwproxy.engine.quotas import client_of
 from fwproxy.errors import ConfigError
-from fwproxy.quotas import client_of
 from fwproxy.users import AnyHash, PasswordHash
 
 MAX_REMEMBERED = 10_000

@@ -11,12 +11,12 @@ from typing import Any
 
 import attrs
 
-from fwproxy.config import Config
+from fwproxy.config.config import Config
+from fwproxy.config.structure import structure
 from fwproxy.errors import ConfigError
 from fwproxy.filter import Filter
 from fwproxy.problems import Place, Problem, describe, no_such
 from fwproxy.protocol import BUILT_IN
-from fwproxy.structure import structure
 
 GROUP = "fwproxy.filters"
 

@@ -34,7 +34,7 @@ from fwproxy import (
     Verdict,
 )
 from fwproxy.clock import Deadlines
-from fwproxy.config import Limits, PortRange, SecondaryConfig
+from fwproxy.config.config import Limits, PortRange, SecondaryConfig
 from fwproxy.events import ConnectTcp, Event
 from fwproxy.protocol import BUILT_IN
 

@@ -17,7 +17,7 @@ from rig import (
 )
 
 from fwproxy import Endpoint, Filter, Hooks, SessionFilter, Verdict
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.dispatch import fold
 from fwproxy.errors import NotRegisteredError, TerminatingError
 from fwproxy.events import ConnectionTerminating, ConnectTcp

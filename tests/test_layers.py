@@ -129,8 +129,8 @@ def exported() -> list[str]:
         ("address", "from fwproxy.nowhere import x", 1),
         ("cli", "import fwproxy", 1),
         ("address", "from fwproxy.errors import ConfigError\nimport socket", 0),
-        ("session_calls", "from fwproxy.session import Session", 0),
-        ("filter", "if TYPE_CHECKING:\n    from fwproxy.session import Session", 0),
+        ("session", "from fwproxy.session.session import Session", 0),
+        ("filter", "if TYPE_CHECKING:\n    from fwproxy.session.session import Session", 0),
         ("filter", "if TYPE_CHECKING:\n    pass\nelse:\n    import fwproxy.session", 1),
     ],
 )
@@ -143,7 +143,7 @@ def test_the_check_itself(room: str, text: str, wrong: int) -> None:
     [
         ("from fwproxy import Filter, Session\nfrom fwproxy.kit.lines import LineReader", 0),
         ("from fwproxy.address import Endpoint\nfrom fwproxy_filters.ftp import verbs", 0),
-        ("from fwproxy.session import Session", 1),
+        ("from fwproxy.session.session import Session", 1),
         ("from fwproxy import datapath", 1),
         ("import fwproxy.datapath.splice", 1),
     ],

@@ -7,8 +7,8 @@ import time
 import orjson
 import pytest
 
-from fwproxy import ledger_file
-from fwproxy.ledger_file import LedgerFile
+from fwproxy.ledger import file as ledger_file
+from fwproxy.ledger.file import LedgerFile
 
 PATIENCE = 10.0
 

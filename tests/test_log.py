@@ -17,7 +17,7 @@ import structlog
 
 from fwproxy import log
 from fwproxy.address import Endpoint
-from fwproxy.config import LogConfig
+from fwproxy.config.config import LogConfig
 
 Level = Literal["debug", "info", "warning", "error"]
 

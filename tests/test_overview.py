@@ -9,14 +9,14 @@ from typing import Any
 import attrs
 import pytest
 
-from fwproxy import host
 from fwproxy.address import Endpoint, HostName, Transport
-from fwproxy.config import Config, DatapathConfig, Limits, PortRange, SecondaryConfig
-from fwproxy.listener_config import ListenerConfig, ListenerKind
-from fwproxy.overview import overview, warnings
-from fwproxy.policy import Network, NetworkRelation, Relation, Rule
+from fwproxy.config.config import Config, DatapathConfig, Limits, PortRange, SecondaryConfig
+from fwproxy.config.listeners import ListenerConfig, ListenerKind
+from fwproxy.config.shared import SharedAllow, SharedConfig, SharedTarget
+from fwproxy.policy.policy import Network, NetworkRelation, Relation, Rule
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
-from fwproxy.shared_config import SharedAllow, SharedConfig, SharedTarget
+from fwproxy.service import host
+from fwproxy.service.overview import overview, warnings
 
 
 def two_networks(**changes: Any) -> Config:

@@ -13,10 +13,10 @@ import pytest
 import fwproxy
 from fwproxy import Connection, DataFilter, Filter, IpFilter, SecondaryFlags, Session, Verdict
 from fwproxy import errors as all_errors
-from fwproxy.connection_calls import ConnectionCalls
+from fwproxy.connection.calls import ConnectionCalls
 from fwproxy.events import Event
 from fwproxy.filter import FilterSocket, Priority, SessionFilter
-from fwproxy.session_calls import SessionCalls
+from fwproxy.session.calls import SessionCalls
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "api-parity.md").read_text(encoding="utf-8")

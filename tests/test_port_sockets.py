@@ -8,7 +8,7 @@ import pytest
 from rig import HOST, closing
 
 from fwproxy.address import Endpoint, Transport
-from fwproxy.port_sockets import open_port, set_up_stream
+from fwproxy.ports.sockets import open_port, set_up_stream
 
 CONGESTION = socket.IPPROTO_TCP, socket.TCP_CONGESTION
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from rig import HOST, OTHER_HOST, closing, free_ports
 
 from fwproxy.address import Endpoint, Transport
-from fwproxy.config import PortRange
+from fwproxy.config.config import PortRange
 from fwproxy.errors import (
     AddressInUseError,
     AddressNotAvailableError,
     PortsExhaustedError,
 )
-from fwproxy.ports import PortPool
+from fwproxy.ports.pool import PortPool
 
 TCP, UDP = Transport.TCP, Transport.UDP
 ANY = Endpoint(HOST)

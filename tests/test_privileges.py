@@ -10,16 +10,16 @@ import sys
 import pytest
 
 from fwproxy import Endpoint, ListenerConfig, ListenerKind
-from fwproxy.config import Config, DatapathConfig, ProcessConfig, SecondaryConfig
-from fwproxy.privileges import CAP_NET_ADMIN, needed
-from fwproxy.rules import Rule
+from fwproxy.config.config import Config, DatapathConfig, ProcessConfig, SecondaryConfig
+from fwproxy.policy.rules import Rule
+from fwproxy.service.privileges import CAP_NET_ADMIN, needed
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 NOBODY = 65534
 BECOME = """
 import sys
 from fwproxy.errors import ConfigError
-from fwproxy.privileges import become
+from fwproxy.service.privileges import become
 try:
     for user in sys.argv[1].split(","):
         become(user, map(int, filter(None, sys.argv[2].split(","))))

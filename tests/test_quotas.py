@@ -2,11 +2,11 @@
 
 import pytest
 
-from fwproxy import quotas
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
+from fwproxy.engine import quotas
+from fwproxy.engine.quotas import Bucket, Bursts, Quotas, client_of
 from fwproxy.errors import QuotaError
-from fwproxy.quotas import Bucket, Bursts, Quotas, client_of
-from fwproxy.rules import RuleLimits
+from fwproxy.policy.rules import RuleLimits
 
 
 class Clock:

@@ -17,9 +17,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from fwproxy import config_file, registry
+from fwproxy import registry
 from fwproxy.cli import main
-from fwproxy.config import (
+from fwproxy.config import file as config_file
+from fwproxy.config.config import (
     Config,
     DatapathConfig,
     LedgerConfig,
@@ -29,13 +30,13 @@ from fwproxy.config import (
     SecondaryConfig,
     TimesConfig,
 )
-from fwproxy.listener_config import ListenerConfig
-from fwproxy.policy import AccessRequest, Relation, Rule
+from fwproxy.config.listeners import ListenerConfig
+from fwproxy.config.shared import SharedAllow, SharedConfig, SharedTarget
+from fwproxy.config.structure import _keys
+from fwproxy.policy.policy import AccessRequest, Relation, Rule
+from fwproxy.policy.rules import RuleLimits
+from fwproxy.policy.scope import Scope
 from fwproxy.protocol import FTP, ProtocolDefinition, protocol_id
-from fwproxy.rules import RuleLimits
-from fwproxy.scope import Scope
-from fwproxy.shared_config import SharedAllow, SharedConfig, SharedTarget
-from fwproxy.structure import _keys
 from fwproxy_filters.ftp import FtpFilter, FtpSettings
 
 ROOT = Path(__file__).parents[1]

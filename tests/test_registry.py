@@ -14,11 +14,11 @@ import pytest
 
 from fwproxy import registry
 from fwproxy.address import Endpoint
-from fwproxy.config import Config
-from fwproxy.config_file import parse
+from fwproxy.config.config import Config
+from fwproxy.config.file import parse
+from fwproxy.config.listeners import ListenerConfig
 from fwproxy.errors import ConfigError
 from fwproxy.filter import Filter
-from fwproxy.listener_config import ListenerConfig
 from fwproxy.protocol import BUILT_IN, FTP, ProtocolDefinition
 
 SOURCE = """

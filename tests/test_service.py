@@ -21,8 +21,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from fwproxy import demo, service
+from fwproxy import demo
 from fwproxy.address import Endpoint
+from fwproxy.service import run as service
 
 COMMAND = [sys.executable, "-m", "fwproxy"]
 PATIENCE = 20.0

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from fwproxy import Config, Endpoint, HostName, ListenerConfig
 from fwproxy.address import parse_destination
 from fwproxy.bounds import PortRange
-from fwproxy.config import SecondaryConfig
-from fwproxy.config_file import parse
+from fwproxy.config.config import SecondaryConfig
+from fwproxy.config.file import parse
+from fwproxy.config.shared import SharedAllow, SharedConfig, SharedTarget
 from fwproxy.errors import ConfigError
-from fwproxy.shared import AllowList, PortRule, SharedKey, canonical
-from fwproxy.shared_config import SharedAllow, SharedConfig, SharedTarget
-from fwproxy.shared_memory import PortMemory
+from fwproxy.shared.memory import PortMemory
+from fwproxy.shared.ports import AllowList, PortRule, SharedKey, canonical
 
 KAFKA = PortRange(9092, 9094)
 

@@ -25,7 +25,7 @@ from fwproxy.filter import DataFilter, Ends
 from fwproxy.flags import Verdict
 
 if TYPE_CHECKING:
-    from fwproxy.connection import Connection
+    from fwproxy.connection.connection import Connection
 
 DATAGRAMS_PER_TURN = 64
 """Datagrams read from one socket before others have their turn."""

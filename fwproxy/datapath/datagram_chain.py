@@ -24,7 +24,7 @@ from fwproxy.errors import BadContextError
 from fwproxy.filter import FAULTS, DataFilter, Ends, Handled
 
 if TYPE_CHECKING:
-    from fwproxy.connection import Connection
+    from fwproxy.connection.connection import Connection
 
 
 _at_hand: contextvars.ContextVar[tuple[DatagramChain, Ends] | None] = contextvars.ContextVar(

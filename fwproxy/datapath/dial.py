@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from fwproxy.address import Endpoint
 from fwproxy.datapath.poll import READABLE, Poller
-from fwproxy.port_sockets import make_transparent, set_up_stream
+from fwproxy.ports.sockets import make_transparent, set_up_stream
 
 IP_BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)
 

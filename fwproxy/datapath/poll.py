@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from fwproxy.clock import Deadlines
-from fwproxy.port_sockets import OpenSocket
+from fwproxy.ports.sockets import OpenSocket
 
 EVERYTHING = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR

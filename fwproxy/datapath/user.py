@@ -26,7 +26,7 @@ from fwproxy.datapath.way import Way
 from fwproxy.filter import FAULTS, DataFilter
 
 if TYPE_CHECKING:
-    from fwproxy.connection import Connection
+    from fwproxy.connection.connection import Connection
 
 READS_PER_TURN = 16
 """Reads of one direction before others have their turn."""

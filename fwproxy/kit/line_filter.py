@@ -12,7 +12,7 @@ from fwproxy.filter import DataFilter, FilterSocket, Handled
 from fwproxy.kit.lines import ForbiddenByteError, LineError, LineItem, LineReader
 
 if TYPE_CHECKING:
-    from fwproxy.connection import Connection
+    from fwproxy.connection.connection import Connection
 
 Line = bytes | None
 """What becomes of a line: the bytes to pass on, without a terminator, or None to drop it."""

@@ -9,7 +9,7 @@ from fwproxy.filter import DataFilter, Filter, Hooks, Priority, SessionFilter
 
 if TYPE_CHECKING:
     from fwproxy.firewall import Firewall
-    from fwproxy.session import Session
+    from fwproxy.session.session import Session
 
 
 class PrimaryFilter(Filter):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fwproxy.address import Endpoint
-from fwproxy.connection import Connection
+from fwproxy.connection.connection import Connection
 from fwproxy.errors import (
     AddressError,
     CallError,

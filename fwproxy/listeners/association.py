@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from fwproxy.address import Destination, Endpoint, IpFilter, Transport
-from fwproxy.connection import Connection
+from fwproxy.connection.connection import Connection
 from fwproxy.datapath.datagram import DATAGRAMS_PER_TURN
 from fwproxy.datapath.poll import EVERYTHING
 from fwproxy.errors import CallError, InvalidArgumentError, NotSupportedError
@@ -16,7 +16,7 @@ from fwproxy.listeners.arrival import NO_MORE
 from fwproxy.listeners.base import Listener
 from fwproxy.listeners.datagram_sessions import Arrived, DatagramSessions
 from fwproxy.listeners.handshaking import Handshaking
-from fwproxy.secondary import SecondaryCall
+from fwproxy.secondary.call import SecondaryCall
 
 
 def associate(listener: Listener, visitor: Handshaking, announced: Destination) -> None:

@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fwproxy.address import Destination, Endpoint, IpFilter, Transport
-from fwproxy.connection import Connection
+from fwproxy.config.listeners import ListenerConfig
+from fwproxy.connection.connection import Connection
+from fwproxy.connection.sources import ANY_SOURCE, Source
 from fwproxy.datapath.accept import Acceptor
 from fwproxy.datapath.base import close_socket
-from fwproxy.engine import Engine
+from fwproxy.engine.engine import Engine
 from fwproxy.errors import CallError
 from fwproxy.flags import ConnectionFlags
-from fwproxy.listener_config import ListenerConfig
 from fwproxy.listeners.datagram_door import DatagramDoor
 from fwproxy.listeners.header import HeaderReading
 from fwproxy.logins import Logins
-from fwproxy.port_sockets import make_transparent, set_up_stream
+from fwproxy.ports.sockets import make_transparent, set_up_stream
 from fwproxy.protocol import ProtocolDefinition
-from fwproxy.services import Service, Services
-from fwproxy.session import Session
-from fwproxy.sources import ANY_SOURCE, Source
+from fwproxy.session.services import Service, Services
+from fwproxy.session.session import Session
 
 if TYPE_CHECKING:
     from fwproxy.firewall import Sessions

@@ -17,7 +17,7 @@ from fwproxy.datapath.datagram import DATAGRAMS_PER_TURN
 from fwproxy.datapath.poll import EVERYTHING
 from fwproxy.filter import Ends
 from fwproxy.listeners.datagram_sessions import Arrived, DatagramSessions
-from fwproxy.port_sockets import make_transparent
+from fwproxy.ports.sockets import make_transparent
 
 if TYPE_CHECKING:
     from fwproxy.listeners.base import Listener

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from fwproxy.address import Destination, Endpoint, HostName, Transport
-from fwproxy.connection import Connection
-from fwproxy.datagrams import Destinations, Welcome, datagram_limits
+from fwproxy.connection.connection import Connection
+from fwproxy.connection.sources import ANY_SOURCE, Source, source_towards_server
 from fwproxy.datapath.datagram import DatagramRelay
 from fwproxy.errors import CallError, NoServerReplyError
 from fwproxy.filter import Ends
 from fwproxy.flags import ConnectionFlags
-from fwproxy.secondary import connected_udp
-from fwproxy.services import Service
-from fwproxy.session import Session
-from fwproxy.sources import ANY_SOURCE, Source, source_towards_server
+from fwproxy.secondary.call import connected_udp
+from fwproxy.secondary.datagrams import Destinations, Welcome, datagram_limits
+from fwproxy.session.services import Service
+from fwproxy.session.session import Session
 
 if TYPE_CHECKING:
     from fwproxy.listeners.base import Listener

@@ -6,18 +6,18 @@ import socket
 from collections.abc import Callable
 
 from fwproxy.address import Destination, Endpoint, HostName, Transport
-from fwproxy.connection import Connection
+from fwproxy.config.listeners import ListenerKind
+from fwproxy.connection.connection import Connection
 from fwproxy.datapath.base import close_socket
 from fwproxy.errors import NameNotFoundError
 from fwproxy.handshake.base import Command, Outcome, Request
 from fwproxy.handshake.detect import Detect
-from fwproxy.listener_config import ListenerKind
 from fwproxy.listeners.answers import NOWHERE, Answer
 from fwproxy.listeners.association import associate
 from fwproxy.listeners.base import Listener, request
 from fwproxy.listeners.handshaking import Handshaking
 from fwproxy.listeners.socks_bind import bind_for_visitor
-from fwproxy.session import Session
+from fwproxy.session.session import Session
 
 
 class ExplicitListener(Listener):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 
-from fwproxy.connection import Connection
+from fwproxy.connection.connection import Connection
 from fwproxy.listeners.base import Listener, request
-from fwproxy.session import Session
+from fwproxy.session.session import Session
 
 
 class ForwardListener(Listener):

@@ -8,8 +8,7 @@ port, and ends with it. Otherwise it is a session of its own.
 from __future__ import annotations
 
 from fwproxy.address import Destination, Endpoint, IpFilter, Transport
-from fwproxy.client_binds import ClientBind
-from fwproxy.connection import Connection
+from fwproxy.connection.connection import Connection
 from fwproxy.errors import (
     CallError,
     PolicyRulesDeniedError,
@@ -17,14 +16,15 @@ from fwproxy.errors import (
     TerminatingError,
 )
 from fwproxy.flags import SecondaryFlags
-from fwproxy.ledger import FirewallAction
+from fwproxy.ledger.ledger import FirewallAction
 from fwproxy.listeners.answers import NOWHERE, Answer, outcome_of
 from fwproxy.listeners.base import Listener
 from fwproxy.listeners.handshaking import Handshaking
 from fwproxy.listeners.waiting import WaitingClient
 from fwproxy.protocol import ProtocolDefinition
-from fwproxy.secondary import SecondaryCall, connected_udp
-from fwproxy.session import Session
+from fwproxy.secondary.call import SecondaryCall, connected_udp
+from fwproxy.secondary.client_binds import ClientBind
+from fwproxy.session.session import Session
 
 
 async def bind_for_visitor(listener: Listener, visitor: Handshaking, asked: Destination) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 
 from fwproxy.address import Destination, Endpoint, Transport
+from fwproxy.connection.sources import ANY_SOURCE, Source
 from fwproxy.listeners.transparent import TransparentListener
-from fwproxy.port_sockets import is_local
-from fwproxy.sources import ANY_SOURCE, Source
+from fwproxy.ports.sockets import is_local
 
 
 class TproxyListener(TransparentListener):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 
 from fwproxy.address import Endpoint, Transport
-from fwproxy.connection import Connection
+from fwproxy.connection.connection import Connection
 from fwproxy.errors import NetworkRulesDeniedError
 from fwproxy.listeners.base import Listener, request
-from fwproxy.session import Session
+from fwproxy.session.session import Session
 
 
 class TransparentListener(Listener):

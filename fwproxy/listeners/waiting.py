@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from fwproxy.connection import Connection
+from fwproxy.connection.connection import Connection
 from fwproxy.listeners.arrival import NO_MORE
 
 

@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import attrs
 
-from fwproxy.connection import Connection
-from fwproxy.engine import Engine
+from fwproxy.connection.connection import Connection
+from fwproxy.engine.engine import Engine
 from fwproxy.errors import FwproxyError
 from fwproxy.protocol import ProtocolDefinition
-from fwproxy.session import Session
+from fwproxy.session.session import Session
 
 _OF_SESSIONS = (
     "allow_future_connect", "bind_for_client", "connect_for_client", "emulate_client_bind",

@@ -11,16 +11,16 @@ import attrs
 import structlog
 
 from fwproxy.address import Destination, Endpoint, parse_destination
-from fwproxy.connection import Connection
+from fwproxy.config.listeners import ListenerKind
+from fwproxy.connection.connection import Connection
 from fwproxy.dispatch import dispatch
 from fwproxy.errors import FwproxyError
 from fwproxy.events import Event
 from fwproxy.filter import Filter
 from fwproxy.flags import Verdict
-from fwproxy.ledger import LedgerEntry
-from fwproxy.listener_config import ListenerKind
+from fwproxy.ledger.ledger import LedgerEntry
 from fwproxy.protocol import ProtocolDefinition
-from fwproxy.session import Session
+from fwproxy.session.session import Session
 from fwproxy.testing.loop import ManualLoop, check_no_loop_runs
 from fwproxy.testing.network import Answer, Dialled, Network
 from fwproxy.testing.outcome import Outcome, left

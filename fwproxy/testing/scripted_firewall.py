@@ -8,13 +8,13 @@ from typing import Any
 import structlog
 
 from fwproxy.address import Destination, Endpoint
-from fwproxy.config import Config, DatapathConfig
+from fwproxy.config.config import Config, DatapathConfig
+from fwproxy.config.listeners import ListenerConfig, ListenerKind
 from fwproxy.datapath.poll import Poller
-from fwproxy.engine import Engine
+from fwproxy.engine.engine import Engine
 from fwproxy.filter import Filter
 from fwproxy.firewall import Firewall
-from fwproxy.listener_config import ListenerConfig, ListenerKind
-from fwproxy.policy import Rule
+from fwproxy.policy.policy import Rule
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
 from fwproxy.testing.network import Network
 from fwproxy.testing.recording import RecordingEngine, RecordingSession

@@ -3,8 +3,8 @@
 from rig import PROBE_DATA, free_ports, open_world
 
 from fwproxy import Endpoint, HostName
+from fwproxy.config.shared import SharedAllow, SharedConfig
 from fwproxy.errors import NoServerReplyError
-from fwproxy.shared_config import SharedAllow, SharedConfig
 
 LOOPBACK = SharedAllow(names=("*.cluster",), prefixes=("127.0.0.0/8", "::1/128"))
 NAME = HostName("one.cluster", 9092)

@@ -6,7 +6,7 @@ from calls import bind, proxy_address
 from own_network import NEAR, shell
 from rig import open_world
 
-from fwproxy.config import DatapathConfig, Limits
+from fwproxy.config.config import DatapathConfig, Limits
 
 LONG = Limits(idle_timeout=1e6)
 LONG_BUT_REMEMBERED = Limits(idle_timeout=4e5)

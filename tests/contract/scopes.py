@@ -7,8 +7,8 @@ from calls import own
 from rig import HOST, PROBE_DATA, open_world
 
 from fwproxy import Endpoint, Transport
-from fwproxy.policy import Rule
-from fwproxy.shared_config import SharedAllow, SharedConfig
+from fwproxy.config.shared import SharedAllow, SharedConfig
+from fwproxy.policy.policy import Rule
 
 PLACES = pytest.mark.parametrize("place", ["rule", "listener"])
 

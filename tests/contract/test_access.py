@@ -6,9 +6,9 @@ import pytest
 from rig import HOST, OTHER_HOST, PROBE_DATA, THIRD_HOST, open_world
 
 from fwproxy import Endpoint, ListenerKind
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.errors import InvalidArgumentError, NoServerReplyError, TerminatingError
-from fwproxy.policy import Network, Rule
+from fwproxy.policy.policy import Network, Rule
 
 NETWORKS = (
     Network("near", ("127.0.0.1/32", "::1/128")),

@@ -15,14 +15,14 @@ from calls import (
 from rig import HOST, OTHER_HOST, PROBE_DATA, eventually, free_ports, open_world, turns
 
 from fwproxy import Endpoint, Transport
-from fwproxy.config import SecondaryConfig
+from fwproxy.config.config import SecondaryConfig
 from fwproxy.errors import (
     AddressNotAllowedError,
     InvalidArgumentError,
     PortsExhaustedError,
     TerminatingError,
 )
-from fwproxy.policy import Network, Rule
+from fwproxy.policy.policy import Network, Rule
 
 BOTH = pytest.mark.parametrize("transport", list(Transport))
 SAME_24 = Endpoint("127.0.0.77", 5000)

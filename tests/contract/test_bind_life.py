@@ -25,10 +25,11 @@ from rig import (
     turns,
 )
 
-from fwproxy import IpFilter, Transport, secondary
-from fwproxy.config import Limits, SecondaryConfig
-from fwproxy.connection import ConnectionState
+from fwproxy import IpFilter, Transport
+from fwproxy.config.config import Limits, SecondaryConfig
+from fwproxy.connection.connection import ConnectionState
 from fwproxy.errors import InvalidArgumentError
+from fwproxy.secondary import call as secondary
 
 LONG = Limits(idle_timeout=1e6)
 """So that no idle session ends while a permission is waited for."""

@@ -5,8 +5,8 @@ from calls import bind, carries, nothing_is_bound, own, ports, proxy_address, re
 from rig import HOST, OTHER_HOST, POOL, PROBE_DATA, THIRD_HOST, free_ports, open_world
 
 from fwproxy import Endpoint, Transport
-from fwproxy.config import Limits, SecondaryConfig
-from fwproxy.connection import ConnectionState
+from fwproxy.config.config import Limits, SecondaryConfig
+from fwproxy.connection.connection import ConnectionState
 from fwproxy.errors import (
     AddressInUseError,
     AddressNotAvailableError,
@@ -16,7 +16,7 @@ from fwproxy.errors import (
     QuotaError,
     TerminatingError,
 )
-from fwproxy.policy import Rule
+from fwproxy.policy.policy import Rule
 
 BOTH = pytest.mark.parametrize("transport", list(Transport))
 

@@ -9,7 +9,7 @@ from calls import F, bind, proxy_address, redirect
 from rig import eventually, make_filter, open_world, turns
 
 from fwproxy import DataFilter, Priority
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.events import AcceptedConnection, ConnectTcp
 
 KIB, MIB = 1 << 10, 1 << 20

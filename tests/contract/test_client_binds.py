@@ -5,9 +5,7 @@ from calls import F, carries, is_refused, own
 from rig import HOST, OTHER_HOST, PROBE_DATA, THIRD_HOST, Hearing, Peer, eventually, open_world
 
 from fwproxy import BindAnswer, Endpoint, IpFilter, Transport
-from fwproxy.client_binds import ClientBind, hold_port
-from fwproxy.config import Limits
-from fwproxy.datagrams import Welcome, datagram_limits
+from fwproxy.config.config import Limits
 from fwproxy.datapath.datagram import DatagramRelay
 from fwproxy.errors import (
     AddressInUseError,
@@ -16,8 +14,10 @@ from fwproxy.errors import (
     TerminatingError,
 )
 from fwproxy.filter import Ends
-from fwproxy.policy import Rule
-from fwproxy.secondary import carry_datagrams, connected_udp
+from fwproxy.policy.policy import Rule
+from fwproxy.secondary.call import carry_datagrams, connected_udp
+from fwproxy.secondary.client_binds import ClientBind, hold_port
+from fwproxy.secondary.datagrams import Welcome, datagram_limits
 
 HOSTS = pytest.mark.parametrize("host", [HOST, "::1"])
 BOTH = pytest.mark.parametrize("transport", list(Transport))
@@ -218,7 +218,7 @@ async def test_s54_a_port_that_somebody_else_listens_on_is_in_use(monkeypatch):
         def taken(*_):
             raise AddressInUseError("taken")
 
-        monkeypatch.setattr("fwproxy.client_binds.start_listening", taken)
+        monkeypatch.setattr("fwproxy.secondary.client_binds.start_listening", taken)
         with pytest.raises(AddressInUseError):
             await approve(primary, held.address)
         assert not held.is_allowed

@@ -5,10 +5,10 @@ from calls import F, bind, carries, is_refused, own, redirect
 from rig import HOST, OTHER_HOST, PROBE_DATA, Hearing, eventually, open_world
 
 from fwproxy import Endpoint
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.errors import QuotaError
-from fwproxy.policy import Network, Rule
-from fwproxy.rules import RuleLimits
+from fwproxy.policy.policy import Network, Rule
+from fwproxy.policy.rules import RuleLimits
 
 
 def limited(**limits):

@@ -26,7 +26,7 @@ from fwproxy import (
     Verdict,
     events,
 )
-from fwproxy.connection import ConnectionState
+from fwproxy.connection.connection import ConnectionState
 from fwproxy.errors import (
     AddressNotAllowedError,
     BadContextError,
@@ -47,7 +47,7 @@ from fwproxy.events import (
     Listen,
     UdpDestination,
 )
-from fwproxy.policy import Network, NetworkRelation, Relation, Rule
+from fwproxy.policy.policy import Network, NetworkRelation, Relation, Rule
 
 BOTH = pytest.mark.parametrize("transport", list(Transport))
 LATER = pytest.mark.parametrize("later", [False, True])

@@ -6,9 +6,9 @@ from four_ways import EACH_WAY
 from rig import make_filter, open_world, tagger
 
 from fwproxy import Hooks
+from fwproxy.engine.kernel import ONLY_LOOPBACK
 from fwproxy.errors import BadContextError
 from fwproxy.events import AcceptedConnection, BindUdp, ConnectTcp, UdpDestination
-from fwproxy.kernel_mode import ONLY_LOOPBACK
 
 
 @EACH_WAY

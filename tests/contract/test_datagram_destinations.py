@@ -8,7 +8,7 @@ from datagram_calls import redirect_udp, secondary_of
 from rig import Hearing, eventually, make_filter, open_world
 
 from fwproxy import Verdict
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.errors import BadContextError
 from fwproxy.events import UdpDestination
 

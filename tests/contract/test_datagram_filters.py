@@ -8,7 +8,7 @@ from datagram_calls import attaching_at, redirect_udp, secondary_of
 from rig import eventually, make_filter, open_world, tagger
 
 from fwproxy import DataFilter, Ends
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.errors import BadContextError
 from fwproxy.events import BindUdp, UdpDestination
 

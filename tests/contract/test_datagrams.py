@@ -19,7 +19,7 @@ from rig import (
 )
 
 from fwproxy import DataFilter, IpFilter
-from fwproxy.config import Limits, SecondaryConfig
+from fwproxy.config.config import Limits, SecondaryConfig
 from fwproxy.errors import InvalidArgumentError, NotSupportedError, TerminatingError
 from fwproxy.events import BindUdp, EstablishedConnection
 

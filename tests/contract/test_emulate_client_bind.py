@@ -6,7 +6,7 @@ from players import LOCAL, REMOTE, Speaker
 from rig import OTHER_HOST, PROBE_DATA, Hearing, eventually, make_filter, open_world
 
 from fwproxy import Endpoint, Transport, Verdict
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.errors import (
     AddressNotAllowedError,
     PolicyRulesDeniedError,

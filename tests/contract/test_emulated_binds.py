@@ -10,8 +10,8 @@ from players import LOCAL, REMOTE, Echo, emulating
 from rig import HOST, Hearing, eventually, make_filter, open_world, tagger, turns, unused_endpoint
 
 from fwproxy import Endpoint, IpFilter, Transport, Verdict
-from fwproxy.config import Limits, SecondaryConfig
-from fwproxy.connection import ConnectionState
+from fwproxy.config.config import Limits, SecondaryConfig
+from fwproxy.connection.connection import ConnectionState
 from fwproxy.errors import (
     AddressNotAllowedError,
     AlreadyEmulatedError,

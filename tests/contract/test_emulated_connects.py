@@ -17,7 +17,7 @@ from rig import (
 )
 
 from fwproxy import ConnectionFlags, DataFilter, Endpoint, IpFilter, ListenerKind, Priority, Verdict
-from fwproxy.connection import ConnectionState
+from fwproxy.connection.connection import ConnectionState
 from fwproxy.errors import (
     AlreadyEmulatedError,
     BadContextError,

@@ -6,7 +6,7 @@ from players import LOCAL, REMOTE, Echo, Speaker, emulating, playing
 from rig import HOST, Hearing, eventually, make_filter, open_world, turns
 
 from fwproxy import Ends, Transport
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.errors import AddressNotAllowedError, BadContextError, CallError
 from fwproxy.events import UdpDestination
 

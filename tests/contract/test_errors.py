@@ -15,7 +15,7 @@ from fwproxy.errors import (
     PolicyRulesDeniedError,
 )
 from fwproxy.events import AcceptedConnection, ConnectTcp
-from fwproxy.policy import Network, NetworkRelation, Relation, Rule
+from fwproxy.policy.policy import Network, NetworkRelation, Relation, Rule
 
 SERVER = Endpoint(t.SERVER[4], 2000)
 NAT = (Relation("near", "far", NetworkRelation.NAT),)

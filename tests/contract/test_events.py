@@ -8,7 +8,7 @@ from calls import F, bind, bind_udp, carries, is_refused, own, proxy_address, re
 from rig import HOST, Hearing, eventually, make_filter, open_world, turns
 
 from fwproxy import DataFilter, Endpoint, Hooks, IpFilter, Transport, Verdict, events
-from fwproxy.connection import ConnectionState
+from fwproxy.connection.connection import ConnectionState
 from fwproxy.errors import (
     BadContextError,
     InvalidArgumentError,

@@ -6,7 +6,7 @@ from four_ways import EACH_WAY
 from rig import HOST, OTHER_HOST, PROBE_DATA, eventually, make_filter, open_world, tagger
 
 from fwproxy import Endpoint, Priority, Verdict
-from fwproxy.config import Limits, SecondaryConfig
+from fwproxy.config.config import Limits, SecondaryConfig
 from fwproxy.errors import (
     InvalidArgumentError,
     PolicyRulesDeniedError,

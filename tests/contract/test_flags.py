@@ -8,7 +8,7 @@ from rig import HOST, PROBE_DATA, open_world
 
 from fwproxy import Endpoint, SecondaryFlags, Transport
 from fwproxy.errors import InvalidArgumentError
-from fwproxy.flag_rules import EXCLUSIVE, REFUSED, check_flags
+from fwproxy.secondary.flag_rules import EXCLUSIVE, REFUSED, check_flags
 
 TCP, UDP = Transport.TCP, Transport.UDP
 CALLS = list(REFUSED)

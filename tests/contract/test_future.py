@@ -18,7 +18,7 @@ from rig import (
 )
 
 from fwproxy import Endpoint, ListenerConfig, ListenerKind, Transport, Verdict
-from fwproxy.config import Limits, SecondaryConfig
+from fwproxy.config.config import Limits, SecondaryConfig
 from fwproxy.errors import (
     AddressNotAllowedError,
     InvalidArgumentError,
@@ -28,7 +28,7 @@ from fwproxy.errors import (
 )
 from fwproxy.events import ConnectTcp
 from fwproxy.listeners import redirect as redirect_listener
-from fwproxy.policy import Network, Rule
+from fwproxy.policy.policy import Network, Rule
 
 BOTH = pytest.mark.parametrize("transport", list(Transport))
 HOSTS = pytest.mark.parametrize("host", [HOST, "::1"])

@@ -5,8 +5,8 @@ from calls import F, bind, carries, is_refused, ports, proxy_address, redirect
 from rig import Hearing, free_ports, open_world
 
 from fwproxy import Endpoint, IpFilter, Transport
-from fwproxy.config import Limits, SecondaryConfig
-from fwproxy.connection import ConnectionState
+from fwproxy.config.config import Limits, SecondaryConfig
+from fwproxy.connection.connection import ConnectionState
 from fwproxy.errors import (
     AddressInUseError,
     AddressNotAllowedError,

@@ -5,8 +5,8 @@ from calls import UNKNOWN, F, bind, carries, is_refused, own, proxy_address, red
 from rig import HOST, OTHER_HOST, PROBE_DATA, Hearing, eventually, open_world, unused_endpoint
 
 from fwproxy import Endpoint
-from fwproxy.config import Limits
-from fwproxy.connection import ConnectionState
+from fwproxy.config.config import Limits
+from fwproxy.connection.connection import ConnectionState
 from fwproxy.errors import AddressNotAllowedError, AddressNotAvailableError, InvalidArgumentError
 
 LONG = Limits(idle_timeout=1e6)

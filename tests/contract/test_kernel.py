@@ -10,8 +10,8 @@ from own_network import FAR, FAR_6, NEAR, NEAR_6, in_own_network, shell
 from rig import HOST, Hearing, eventually, free_ports, make_filter, tagger
 
 from fwproxy import Endpoint, IpFilter, Verdict
+from fwproxy.engine.kernel import table_settings
 from fwproxy.events import AcceptedConnection, ConnectTcp, EstablishedConnection
-from fwproxy.kernel_mode import table_settings
 
 
 def is_cut_off(end):
@@ -133,7 +133,7 @@ async def test_one_end_may_close_long_before_the_other(monkeypatch, is_patient):
         return attrs.evolve(table_settings(config), patience=None)
 
     if not is_patient:  # as on kernels that do not know of such time-outs
-        monkeypatch.setattr("fwproxy.kernel_mode.table_settings", settings)
+        monkeypatch.setattr("fwproxy.engine.kernel.table_settings", settings)
     for state in ("fin_wait", "close_wait"):
         shell(f"echo 1 >/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_{state}")
     async with world() as here:

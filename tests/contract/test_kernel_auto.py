@@ -15,10 +15,10 @@ from own_network import NEAR, NEAR_6, in_own_network, shell
 from rig import PROBE_DATA, eventually, turns
 
 from fwproxy import Endpoint, Transport
-from fwproxy.config import DatapathConfig, Limits
+from fwproxy.config.config import DatapathConfig, Limits
+from fwproxy.config.listeners import ListenerConfig, ListenerKind
+from fwproxy.engine.kernel import JUST_CHANGED, ONLY_LOOPBACK, KernelMode
 from fwproxy.errors import KernelPathError
-from fwproxy.kernel_mode import JUST_CHANGED, ONLY_LOOPBACK, KernelMode
-from fwproxy.listener_config import ListenerConfig, ListenerKind
 
 UDP = Transport.UDP
 MARK = "0x6677"

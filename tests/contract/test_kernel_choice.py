@@ -6,7 +6,7 @@ from kernel_world import path, tables, world
 from own_network import NEAR, OTHER, in_own_network, shell
 
 from fwproxy import Endpoint, IpFilter
-from fwproxy.config import DatapathConfig
+from fwproxy.config.config import DatapathConfig
 
 
 @in_own_network

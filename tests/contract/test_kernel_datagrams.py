@@ -9,7 +9,7 @@ from own_network import in_own_network, shell
 from rig import Hearing, eventually, turns
 
 from fwproxy import Transport
-from fwproxy.config import SecondaryConfig
+from fwproxy.config.config import SecondaryConfig
 
 UDP = Transport.UDP
 

@@ -11,9 +11,9 @@ from own_network import NEAR, in_own_network, shell
 from rig import HOST, eventually, probe_config
 
 from fwproxy import Endpoint, Firewall
-from fwproxy.config import DatapathConfig, Limits, SecondaryConfig
+from fwproxy.config.config import DatapathConfig, Limits, SecondaryConfig
+from fwproxy.config.listeners import ListenerConfig, ListenerKind
 from fwproxy.errors import ConfigError, KernelPathError
-from fwproxy.listener_config import ListenerConfig, ListenerKind
 
 REQUIRED = DatapathConfig(kernel="require")
 PLENTY = Limits(

@@ -11,7 +11,7 @@ from own_network import in_own_network, shell
 from rig import HOST, OTHER_HOST, THIRD_HOST, eventually
 
 from fwproxy import IpFilter
-from fwproxy.config import DatapathConfig, Limits, SecondaryConfig
+from fwproxy.config.config import DatapathConfig, Limits, SecondaryConfig
 
 
 def soonest_expiry():

@@ -8,7 +8,7 @@ from kernel_world import come, elements, opened, world
 from own_network import in_own_network
 from rig import free_ports
 
-from fwproxy.config import DatapathConfig, Limits, SecondaryConfig
+from fwproxy.config.config import DatapathConfig, Limits, SecondaryConfig
 from fwproxy.datapath.kernel.messages import split
 from fwproxy.datapath.kernel.netlink import open_netfilter
 from fwproxy.errors import AddressInUseError

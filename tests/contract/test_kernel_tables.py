@@ -11,8 +11,8 @@ from kernel_world import come, opened, path, tables, world
 from own_network import in_own_network, shell
 from rig import eventually
 
-from fwproxy.config import DatapathConfig, Limits
-from fwproxy.kernel_mode import table_settings
+from fwproxy.config.config import DatapathConfig, Limits
+from fwproxy.engine.kernel import table_settings
 
 
 def process_namespace():
@@ -42,7 +42,7 @@ async def test_a_table_that_anybody_can_change_is_restored(monkeypatch, harm, lo
     def settings(config):
         return attrs.evolve(table_settings(config), can_own=False)
 
-    monkeypatch.setattr("fwproxy.kernel_mode.table_settings", settings)
+    monkeypatch.setattr("fwproxy.engine.kernel.table_settings", settings)
     async with world() as here:
         shell("nft add table inet innocent")
         primary = await here.primary()

@@ -12,11 +12,12 @@ import pytest
 from calls import F, bind, bind_udp, carries, is_refused, own, redirect
 from rig import HOST, OTHER_HOST, PROBE_DATA, Hearing, eventually, make_filter, open_world
 
-from fwproxy import DataFilter, Endpoint, Firewall, IpFilter, ledger_file
-from fwproxy.config import LedgerConfig, Limits
+from fwproxy import DataFilter, Endpoint, Firewall, IpFilter
+from fwproxy.config.config import LedgerConfig, Limits
 from fwproxy.events import AcceptedConnection
-from fwproxy.ledger import MAX_TRIGGER, Ledger, LedgerEntry
-from fwproxy.policy import Rule
+from fwproxy.ledger import file as ledger_file
+from fwproxy.ledger.ledger import MAX_TRIGGER, Ledger, LedgerEntry
+from fwproxy.policy.policy import Rule
 
 RULES = (Rule(allow=True, name="data out"),)
 

@@ -16,10 +16,10 @@ from rig import (
 )
 
 from fwproxy import Endpoint, IpFilter, ListenerKind, Transport
-from fwproxy.config import SecondaryConfig
-from fwproxy.connection import ConnectionState
+from fwproxy.config.config import SecondaryConfig
+from fwproxy.connection.connection import ConnectionState
 from fwproxy.listeners import redirect as redirect_listener
-from fwproxy.policy import Network, Rule
+from fwproxy.policy.policy import Network, Rule
 
 TCP, UDP = Transport.TCP, Transport.UDP
 BOTH = pytest.mark.parametrize("transport", [TCP, UDP])

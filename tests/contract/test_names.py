@@ -7,7 +7,7 @@ from calls import is_refused
 from rig import HOST, Hearing, eventually, make_filter, open_world
 
 from fwproxy import HostName, Verdict
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.errors import (
     InvalidArgumentError,
     NoServerReplyError,

@@ -7,10 +7,10 @@ from calls import F, bind, proxy_address
 from rig import HOST, OTHER_HOST, PROBE_DATA, THIRD_HOST, open_world
 
 from fwproxy import ConnectionFlags, Endpoint, IpFilter, SecondaryFlags, Transport
-from fwproxy.config import SecondaryConfig
+from fwproxy.config.config import SecondaryConfig
 from fwproxy.errors import InvalidArgumentError
-from fwproxy.policy import Network, NetworkRelation, Relation, Rule
-from fwproxy.port_sockets import make_transparent
+from fwproxy.policy.policy import Network, NetworkRelation, Relation, Rule
+from fwproxy.ports.sockets import make_transparent
 
 TCP, UDP = Transport.TCP, Transport.UDP
 BOTH = pytest.mark.parametrize("transport", [TCP, UDP])

@@ -11,8 +11,8 @@ from test_proxy_mode import may_be_transparent
 from fwproxy import ConnectionFlags, Endpoint, SecondaryFlags, Transport
 from fwproxy.datapath import dial
 from fwproxy.errors import InvalidArgumentError
-from fwproxy.policy import Network, NetworkRelation, Relation, Rule
-from fwproxy.rules import RuleKind
+from fwproxy.policy.policy import Network, NetworkRelation, Relation, Rule
+from fwproxy.policy.rules import RuleKind
 
 CLIENT, SERVER = THIRD_HOST, OTHER_HOST
 INNER = "127.0.0.77"

@@ -19,7 +19,7 @@ from rig import (
 )
 
 from fwproxy import Endpoint, SecondaryFlags, Transport, Verdict
-from fwproxy.config import Limits, SecondaryConfig
+from fwproxy.config.config import Limits, SecondaryConfig
 from fwproxy.errors import (
     InvalidArgumentError,
     PolicyRulesDeniedError,
@@ -27,7 +27,7 @@ from fwproxy.errors import (
     QuotaError,
 )
 from fwproxy.events import ConnectTcp
-from fwproxy.policy import Network, Rule
+from fwproxy.policy.policy import Network, Rule
 
 LONG = Limits(idle_timeout=1e6)
 BOTH = pytest.mark.parametrize("transport", list(Transport))

@@ -11,7 +11,7 @@ from rig import open_world as open_any_world
 
 from fwproxy import Endpoint, Transport
 from fwproxy.bounds import PortRange
-from fwproxy.config import Limits, SecondaryConfig
+from fwproxy.config.config import Limits, SecondaryConfig
 from fwproxy.errors import (
     AddressInUseError,
     AddressNotAvailableError,
@@ -19,7 +19,7 @@ from fwproxy.errors import (
     PortsExhaustedError,
     QuotaError,
 )
-from fwproxy.port_sockets import open_port
+from fwproxy.ports.sockets import open_port
 
 POOL = PortRange(25_000, 27_999)
 """Not that of other tests: a port that is to be reserved must not even be in TIME_WAIT."""

@@ -11,13 +11,14 @@ from calls import F, ports
 from rig import HOST, PROBE_DATA, open_world
 from test_proxy_mode import may_be_transparent
 
-from fwproxy import Endpoint, Transport, port_sockets
+from fwproxy import Endpoint, Transport
 from fwproxy.errors import (
     AddressNotAllowedError,
     AddressNotAvailableError,
     NetworkRulesDeniedError,
 )
-from fwproxy.policy import Network, NetworkRelation, Relation, Rule
+from fwproxy.policy.policy import Network, NetworkRelation, Relation, Rule
+from fwproxy.ports import sockets as port_sockets
 
 BOTH = pytest.mark.parametrize("transport", list(Transport))
 CLIENTS = pytest.mark.parametrize("client", ["192.0.2.8", "2001:db8:1::8"])

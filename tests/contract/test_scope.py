@@ -12,16 +12,16 @@ from rig import HOST, OTHER_HOST, PROBE_DATA, THIRD_HOST, free_ports, open_world
 from scopes import PLACES, SHARED, every_call, nothing_is_open, scoped
 
 from fwproxy import Endpoint, HostName, IpFilter, Transport
-from fwproxy.client_binds import hold_port
-from fwproxy.config import PortRange, SecondaryConfig
+from fwproxy.config.config import PortRange, SecondaryConfig
 from fwproxy.errors import (
     AddressNotAllowedError,
     PolicyRulesDeniedError,
     PortsExhaustedError,
     QuotaError,
 )
-from fwproxy.policy import Network, Rule
-from fwproxy.scope import CALLS, Scope
+from fwproxy.policy.policy import Network, Rule
+from fwproxy.policy.scope import CALLS, Scope
+from fwproxy.secondary.client_binds import hold_port
 
 BOTH = pytest.mark.parametrize("transport", list(Transport))
 

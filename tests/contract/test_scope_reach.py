@@ -19,12 +19,12 @@ from rig import (
 from scopes import SHARED, every_call, nothing_is_open, scoped
 
 from fwproxy import DataFilter, Endpoint, IpFilter, ListenerConfig, ListenerKind, Transport
-from fwproxy.config import PortRange, SecondaryConfig
+from fwproxy.config.config import PortRange, SecondaryConfig
 from fwproxy.errors import AddressNotAllowedError, DeniedError, PolicyRulesDeniedError
 from fwproxy.events import AcceptedConnection
 from fwproxy.flags import Verdict
-from fwproxy.policy import Network, Rule
-from fwproxy.scope import Scope
+from fwproxy.policy.policy import Network, Rule
+from fwproxy.policy.scope import Scope
 
 
 async def test_rule_and_listener_hold_at_once():

@@ -17,11 +17,11 @@ from rig import (
 )
 
 from fwproxy import Endpoint, HostName, Verdict
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
+from fwproxy.config.shared import SharedAllow
 from fwproxy.errors import PolicyRulesDeniedError
 from fwproxy.events import ConnectTcp
-from fwproxy.policy import Network, Rule
-from fwproxy.shared_config import SharedAllow
+from fwproxy.policy.policy import Network, Rule
 
 
 @pytest.mark.parametrize(

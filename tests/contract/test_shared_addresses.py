@@ -6,9 +6,9 @@ from clusters import LOOPBACK, NAME, open_cluster, share, shared
 from rig import HOST, OTHER_HOST, PROBE_DATA, free_ports
 
 from fwproxy import Endpoint, HostName, ListenerConfig, ListenerKind
+from fwproxy.config.shared import SharedConfig, SharedTarget
 from fwproxy.errors import InvalidArgumentError
 from fwproxy.listeners import redirect as redirect_listener
-from fwproxy.shared_config import SharedConfig, SharedTarget
 
 HOSTS = pytest.mark.parametrize("host", [HOST, "::1"])
 

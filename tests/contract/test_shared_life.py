@@ -9,7 +9,8 @@ from clusters import LOOPBACK, NAME, end, open_cluster, share, shared
 from rig import HOST, PROBE_DATA, free_ports
 
 from fwproxy import HostName, Transport
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
+from fwproxy.config.shared import SharedConfig, SharedTarget
 from fwproxy.errors import (
     AddressInUseError,
     AddressNotAvailableError,
@@ -18,7 +19,6 @@ from fwproxy.errors import (
     QuotaError,
     TerminatingError,
 )
-from fwproxy.shared_config import SharedConfig, SharedTarget
 
 LONG = Limits(idle_timeout=1e6)
 

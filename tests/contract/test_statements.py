@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fwproxy import SecondaryFlags
-from fwproxy.flag_rules import ADDRESS_FLAGS, REFUSED
+from fwproxy.secondary.flag_rules import ADDRESS_FLAGS, REFUSED
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "statements.md").read_text(encoding="utf-8")

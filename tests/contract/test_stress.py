@@ -14,7 +14,7 @@ from calls import UNKNOWN, F, bind, redirect
 from rig import Primary, assert_nothing_left, leftovers, make_filter, open_world
 
 from fwproxy import Connection, DataFilter, Endpoint, Transport, Verdict
-from fwproxy.config import Limits, PortRange, SecondaryConfig
+from fwproxy.config.config import Limits, PortRange, SecondaryConfig
 from fwproxy.errors import (
     CallError,
     PolicyRulesDeniedError,

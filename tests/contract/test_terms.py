@@ -6,7 +6,7 @@ from rig import HOST, OTHER_HOST, THIRD_HOST, make_filter, open_world, probe_con
 from fwproxy import Endpoint, Firewall
 from fwproxy.errors import ConfigError, NotRegisteredError
 from fwproxy.events import ConnectTcp
-from fwproxy.policy import Network, Rule
+from fwproxy.policy.policy import Network, Rule
 
 HOSTS = {"one": HOST, "two": OTHER_HOST, "three": THIRD_HOST}
 NETWORKS = tuple(Network(name, (host,)) for name, host in HOSTS.items())

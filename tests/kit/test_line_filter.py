@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rig import attaching, open_world
 
 from fwproxy import Connection, Handled
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.kit.line_filter import Line, LineFilter
 
 LONGEST = 64

@@ -13,7 +13,7 @@ from typing import Any
 from rig import HOST, Peer, Upstream, World, assert_nothing_left
 
 from fwproxy import Config, Endpoint, Filter, Firewall, ListenerConfig, ListenerKind
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 
 HELLO, WELCOME = b"\5\1\0", b"\5\0"
 NOWHERE = b"\0\1" + bytes(6)

@@ -6,9 +6,9 @@ from doors import HELLO, WELCOME, named, open_door, read_reply, socks5
 from rig import HOST, OTHER_HOST, Datagrams, Peer, World, eventually, leftovers, turns
 
 from fwproxy import Endpoint, ListenerKind
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.handshake.socks_datagram import head, parse
-from fwproxy.policy import Network, Rule
+from fwproxy.policy.policy import Network, Rule
 
 ASSOCIATE = 3
 ANYWHERE = Endpoint("0.0.0.0", 0)

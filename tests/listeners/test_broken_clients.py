@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from rig import HOST, Peer, World, eventually, leftovers, turns
 
 from fwproxy import Endpoint, ListenerKind
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.errors import NameNotFoundError
 from fwproxy.listeners.farewell import PATIENCE
-from fwproxy.policy import Network, Rule
+from fwproxy.policy.policy import Network, Rule
 
 KINDS = [ListenerKind.SOCKS, ListenerKind.HTTP, ListenerKind.MIXED]
 SPOKEN = {

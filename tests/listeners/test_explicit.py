@@ -24,8 +24,8 @@ from doors import (
 from rig import HOST, OTHER_HOST, Mute, World, eventually, leftovers, unused_endpoint
 
 from fwproxy import Endpoint, ListenerKind
-from fwproxy.config import Limits
-from fwproxy.policy import Network, Rule
+from fwproxy.config.config import Limits
+from fwproxy.policy.policy import Network, Rule
 from fwproxy.protocol import TCP
 
 MIXED = ListenerKind.MIXED

@@ -15,12 +15,12 @@ from doors import basic, http, login, open_door, read_reply, socks4, spelled
 from rig import OTHER_HOST, Peer, World, free_ports
 
 from fwproxy import Endpoint, ListenerKind, users
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
+from fwproxy.config.shared import SharedConfig, SharedTarget
 from fwproxy.errors import NotSupportedError
 from fwproxy.logins import Logins
-from fwproxy.policy import Rule
+from fwproxy.policy.policy import Rule
 from fwproxy.protocol import TCP
-from fwproxy.shared_config import SharedConfig, SharedTarget
 from fwproxy.users import PasswordHash
 
 PASSWORDS = {"anna": "secret", "bert": "sesame"}

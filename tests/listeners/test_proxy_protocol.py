@@ -7,10 +7,10 @@ from doors import http, is_turned_away, open_door, socks5
 from rig import HOST, OTHER_HOST, THIRD_HOST, Peer, Upstream, World, eventually, leftovers
 
 from fwproxy import Endpoint, ListenerConfig, ListenerKind, SecondaryFlags
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
+from fwproxy.config.listeners import EXPLICIT
 from fwproxy.handshake.proxy_header import parse, write
-from fwproxy.listener_config import EXPLICIT
-from fwproxy.policy import Network, Rule
+from fwproxy.policy.policy import Network, Rule
 from fwproxy.protocol import TCP
 from fwproxy_filters.ftp import FtpFilter
 

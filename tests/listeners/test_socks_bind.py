@@ -17,8 +17,8 @@ from doors import (
 from rig import HOST, OTHER_HOST, THIRD_HOST, Peer, World, eventually, leftovers
 
 from fwproxy import Endpoint, ListenerKind
-from fwproxy.config import Limits, SecondaryConfig
-from fwproxy.policy import Network, Rule
+from fwproxy.config.config import Limits, SecondaryConfig
+from fwproxy.policy.policy import Network, Rule
 
 BIND = 2
 

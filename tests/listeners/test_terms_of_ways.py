@@ -7,13 +7,13 @@ from doors import WELCOME, open_door, read_reply, socks5
 from rig import HOST, OTHER_HOST, Datagrams, eventually, make_filter
 
 from fwproxy import Endpoint, ListenerKind, ProtocolDefinition, Transport
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.events import BindTcp, UdpDestination
 from fwproxy.handshake.socks_datagram import head
-from fwproxy.policy import Rule
+from fwproxy.policy.policy import Rule
+from fwproxy.policy.rules import RuleLimits
+from fwproxy.policy.scope import Scope
 from fwproxy.protocol import BUILT_IN
-from fwproxy.rules import RuleLimits
-from fwproxy.scope import Scope
 
 BIND, ASSOCIATE = 2, 3
 ONE = RuleLimits(max_connections=1)

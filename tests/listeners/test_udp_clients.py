@@ -7,8 +7,8 @@ from doors import open_door
 from rig import HOST, OTHER_HOST, Datagrams, World, eventually, leftovers, tagger, turns
 
 from fwproxy import Endpoint, ListenerKind, ProtocolDefinition, Session, SessionFilter, Transport
-from fwproxy.config import Limits
-from fwproxy.policy import Network, Rule
+from fwproxy.config.config import Limits
+from fwproxy.policy.policy import Network, Rule
 from fwproxy.protocol import BUILT_IN
 
 

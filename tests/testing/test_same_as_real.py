@@ -39,8 +39,8 @@ from fwproxy import (
     SessionFilter,
     Transport,
 )
-from fwproxy.config import Limits
-from fwproxy.engine import Engine
+from fwproxy.config.config import Limits
+from fwproxy.engine.engine import Engine
 from fwproxy.errors import CallError
 from fwproxy.events import (
     AcceptedConnection,

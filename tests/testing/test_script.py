@@ -6,7 +6,7 @@ import pytest
 from shouting import DATA, OWN, SERVER_DATA, F, ShoutFilter, bind, redirect
 
 from fwproxy import Endpoint, IpFilter, Transport
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.errors import AddressInUseError, AddressNotAvailableError
 from fwproxy.testing import CLIENT, PROXY_INSIDE, PROXY_OUTSIDE, SERVER, Script
 

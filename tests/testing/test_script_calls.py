@@ -9,11 +9,11 @@ import pytest
 from shouting import DATA, OWN, F, ShoutFilter, bind
 
 from fwproxy import Endpoint, ListenerKind
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.errors import PolicyRulesDeniedError, QuotaError, TerminatingError
 from fwproxy.kit.line_filter import LineFilter
 from fwproxy.kit.primary_filter import PrimaryFilter
-from fwproxy.policy import Rule
+from fwproxy.policy.policy import Rule
 from fwproxy.testing import PROXY_OUTSIDE, SERVER, Answer, Script
 
 # Calls.

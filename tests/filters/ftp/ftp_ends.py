@@ -16,7 +16,7 @@ from ftp_dialogue import FtpServer, Handler
 from rig import Peer, Upstream, assert_nothing_left, eventually
 
 from fwproxy import Config, Endpoint, Firewall, ListenerConfig, ListenerKind
-from fwproxy.config import Limits, SecondaryConfig
+from fwproxy.config.config import Limits, SecondaryConfig
 from fwproxy_filters.ftp import FtpFilter
 from fwproxy_filters.ftp.addresses import parse_227, parse_229
 

@@ -19,8 +19,8 @@ from fwproxy import (
     SecondaryFlags,
 )
 from fwproxy import testing as t
-from fwproxy.config import Limits
-from fwproxy.connection import ConnectionState
+from fwproxy.config.config import Limits
+from fwproxy.connection.connection import ConnectionState
 from fwproxy.errors import FwproxyError
 from fwproxy.protocol import FTP, FTP_DATA
 from fwproxy_filters.ftp import FtpFilter

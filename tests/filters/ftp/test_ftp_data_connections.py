@@ -9,7 +9,7 @@ from ftp_dialogue import FILE, Dialogue
 from ftp_ends import OTHER_V4, V4, FtpClient, Listening, data_port, open_ftp, waiting
 from rig import advance, eventually, free_ports, unused_endpoint
 
-from fwproxy.config import SecondaryConfig
+from fwproxy.config.config import SecondaryConfig
 
 # Data connections that cannot be made.
 

@@ -10,9 +10,9 @@ from scripted import Script
 
 from fwproxy import Endpoint, ListenerKind
 from fwproxy.address import HostName
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.errors import NoServerReplyError, PolicyRulesDeniedError
-from fwproxy.policy import Network, Rule
+from fwproxy.policy.policy import Network, Rule
 from fwproxy_filters.ftp.errors import FtpSyntaxError
 from fwproxy_filters.ftp.gateway import WELCOME, split_user
 

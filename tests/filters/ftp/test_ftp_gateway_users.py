@@ -13,10 +13,10 @@ from ftp_ends import FtpClient, FtpWorld, open_ftp
 from rig import Peer, eventually, make_filter
 
 from fwproxy import Config, DataFilter, Endpoint, Firewall, ListenerConfig, ListenerKind, users
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy.errors import BadContextError, NotAuthenticatedError
 from fwproxy.events import AcceptedConnection
-from fwproxy.policy import Rule
+from fwproxy.policy.policy import Rule
 from fwproxy.users import PasswordHash
 from fwproxy_filters.ftp.gateway import MAX_LOGINS, WELCOME, WELCOME_TO_USERS
 

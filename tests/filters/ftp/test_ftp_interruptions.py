@@ -14,7 +14,7 @@ from ftp_ends import open_ftp
 from rig import Mute, Peer, Upstream, advance, eventually, unused_endpoint
 
 from fwproxy.address import HostName
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 
 BIG = bytes(range(256)) * 40_000
 

@@ -9,7 +9,7 @@ from ftp_dialogue import FILE, Dialogue, Handler
 from ftp_ends import OTHER_V4, FtpClient, FtpWorld, open_ftp
 from rig import Peer, advance, eventually
 
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 
 
 async def is_turned_away(world: FtpWorld, source: str | None = None) -> bool:

@@ -10,7 +10,7 @@ from scripted import CLIENT_V4, CLIENT_V6, SERVER_V4, SERVER_V6, Script
 from sequences import Step, client_lines, stories
 
 from fwproxy import Connection, Endpoint
-from fwproxy.connection import ConnectionState
+from fwproxy.connection.connection import ConnectionState
 from fwproxy.errors import PortsExhaustedError
 from fwproxy.testing import Peer
 from fwproxy.testing.strategies import cut

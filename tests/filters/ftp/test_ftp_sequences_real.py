@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rig import Peer, advance, turns
 
 from fwproxy import Endpoint
-from fwproxy.config import Limits
+from fwproxy.config.config import Limits
 from fwproxy_filters.ftp.addresses import parse_227, parse_229
 from fwproxy_filters.ftp.errors import FtpSyntaxError
 

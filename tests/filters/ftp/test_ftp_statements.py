@@ -9,8 +9,8 @@ from rig import Peer, eventually
 from scripted import CLIENT_V4, Script
 
 from fwproxy import Endpoint, ListenerKind, Transport
-from fwproxy.client_binds import hold_port
-from fwproxy.policy import Network, NetworkRelation, Relation, Rule
+from fwproxy.policy.policy import Network, NetworkRelation, Relation, Rule
+from fwproxy.secondary.client_binds import hold_port
 from fwproxy.testing import PROXY_OUTSIDE
 from fwproxy_filters.ftp.addresses import format_port, parse_port
 

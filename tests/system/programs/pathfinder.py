@@ -28,10 +28,10 @@ from fwproxy import (
     SecondaryFlags,
     Transport,
 )
-from fwproxy.config import DatapathConfig, SecondaryConfig
+from fwproxy.config.config import DatapathConfig, SecondaryConfig
 from fwproxy.kit.line_filter import LineFilter
 from fwproxy.kit.primary_filter import PrimaryFilter
-from fwproxy.policy import Rule
+from fwproxy.policy.policy import Rule
 from fwproxy.protocol import BUILT_IN
 
 TIMEOUT = 10.0

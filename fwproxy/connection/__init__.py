@@ -1,0 +1,1 @@
+"""One flow, primary or secondary: how it is opened, carried and ended."""

@@ -1,0 +1,1 @@
+"""What all sessions of one `Firewall` share: loop, policy, ports, quotas, data paths."""

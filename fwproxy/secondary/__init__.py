@@ -1,0 +1,1 @@
+"""The calls that open secondary connections: binds, redirections, allowances, emulation."""
