@@ -1,4 +1,7 @@
-"""The README is true: configurations parse, defaults are the defaults, and commands exist."""
+"""The README and the reference of the configuration are true.
+
+Configurations parse, defaults are the defaults, and commands exist.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,11 @@ from fwproxy.protocol import FTP, ProtocolDefinition, protocol_id
 from fwproxy_filters.ftp import FtpFilter, FtpSettings
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path: path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", ROOT / "docs" / "configuration.md")
+}
+TEXT = "\n".join(PAGES.values())
 SOURCES = [*(ROOT / "fwproxy").rglob("*.py"), *(ROOT / "filters").rglob("*.py")]
 
 LISTENER = '[[listeners]]\nname = "a"\nbind = "127.0.0.1:0"\nprotocol = "ftp"\n'
@@ -106,7 +113,7 @@ def tables(text: str) -> Iterator[list[list[str]]]:
 
 def reference() -> Iterator[tuple[str, str, str]]:
     """Yield table, key and default from the reference of the configuration."""
-    for section in re.split(r"^#### `", TEXT, flags=re.MULTILINE)[1:]:
+    for section in re.split(r"^## `", TEXT, flags=re.MULTILINE)[1:]:
         name, _, body = section.partition("`\n")
         for key, default, _ in next(tables(body)):
             yield name, key.strip("`"), default
@@ -258,14 +265,19 @@ def test_the_table_of_ways_in_is_that_of_the_tests() -> None:
     assert TEXT.partition("<!-- from tests/shown.py -->\n")[2].partition("\n\n")[0] == shown.strip()
 
 
+def anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
 def test_every_file_and_anchor_exists() -> None:
-    headings = re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
-    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
-        if target.startswith("#"):
-            assert target[1:] in anchors
-        elif not target.startswith("https://"):
-            assert (ROOT / target).exists(), target
+    for page, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            if not target.startswith("https://"):
+                name, _, anchor = target.partition("#")
+                path = (page.parent / name).resolve() if name else page
+                assert path.exists(), target
+                assert not anchor or anchor in anchors(path), target
     for path in re.findall(r"\bexamples/\w+\.py", TEXT):
         assert (ROOT / path).exists(), path
 

@@ -1,4 +1,4 @@
-"""What README.md tells its readers to do, for the tests that do it."""
+"""What README.md and docs/configuration.md tell their readers to do, for the tests that do it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-TEXT = Path(__file__).resolve().parents[2].joinpath("README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("README.md", "docs/configuration.md")
+TEXT = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 
 
 def block(language: str, phrase: str) -> str:
