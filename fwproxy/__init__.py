@@ -13,11 +13,10 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     handshake/
     registry  log  argon2_hash  users
     ports/  resolve
-    logins
     ledger/  shared/
     datapath/
     engine/  dispatch
-    connection/
+    connection/  logins
     secondary/
     session/
     listeners/

@@ -41,8 +41,12 @@ class Example:
 
     def __enter__(self) -> Self:
         with self._outputs[0].open("wb") as output, self._outputs[1].open("wb") as errors:
+            # Where the tests run in the background of a shell, SIGINT is ignored, and inherited so.
             self.process = subprocess.Popen(
-                self._command, stdout=output, stderr=errors, env=self._environment
+                ["env", "--default-signal=INT", *self._command],
+                stdout=output,
+                stderr=errors,
+                env=self._environment,
             )
         return self
 
