@@ -163,7 +163,10 @@ async def test_a_connection_may_end_while_a_filter_thinks_about_its_destination(
         primary = await world.primary()
         client = world.datagrams()
         client.send(b"x", await redirect_udp(primary, own()))
-        await eventually(lambda: len(primary.session.connections) == 1)
+        made = secondary_of(primary)
+        await eventually(lambda: made.is_closed)
+        assert made.close_reason == "changed my mind"
+        assert len(primary.session.connections) == 1
 
 
 async def test_deny_is_not_for_this_handler():

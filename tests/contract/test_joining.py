@@ -139,6 +139,7 @@ async def test_connect_for_client_from_an_address_that_is_not_ours():
             protocol=PROBE_DATA,
         )
         await eventually(lambda: connection.is_closed)
+        assert "192.0.2.99 is none of this computer's addresses" in connection.close_reason
 
 
 async def test_an_error_leaves_no_half_a_redirection(monkeypatch):

@@ -72,7 +72,7 @@ async def test_tables_of_dead_processes_are_removed_and_no_others(logged):
 
 
 @in_own_network
-async def test_lost_events_are_made_up_for():
+async def test_lost_events_are_made_up_for(logged):
     datapath = DatapathConfig(kernel="require", kernel_event_buffer=1)
     limits = Limits(max_permissions_per_session=500, max_connections_per_session=500)
     async with world(datapath=datapath, limits=limits) as here:
@@ -86,6 +86,7 @@ async def test_lost_events_are_made_up_for():
         for each in (*servers, *accepted):
             each.close()
         await eventually(lambda: all(each.is_closed for each in made))
+        assert [line for line in logged if line["event"].startswith("conntrack events were lost")]
 
 
 @in_own_network
