@@ -31,6 +31,10 @@ from fwproxy_filters.ftp.settings import FtpSettings
 
 LOWEST_PORT = 1024
 
+ARRIVAL_PATIENCE = 1.0
+"""Seconds within which a connection is seen that was there before something else: enough for the
+last packet of its handshake to be sent once more."""
+
 
 @attrs.define(slots=True, eq=False)
 class DataChannel:
@@ -62,6 +66,12 @@ class DataChannel:
         """Whether both sides wait for the proxy to connect."""
         both = self.client is not None and self.server is not None
         return both and self.connection is None and not self.has_ended
+
+    @property
+    def awaits_server(self) -> bool:
+        """Whether the server has been told a port, and has not been seen there yet."""
+        one = self.connection
+        return one is not None and one.server_address is None and not self._settled.is_set()
 
     @property
     def is_half_open(self) -> bool:
@@ -101,12 +111,23 @@ class DataChannel:
             action.cancel(failure or "ended")
 
     async def settle(self, patience: float) -> None:
-        """Wait until the connection is made or has failed; withdraw it after *patience* seconds."""
+        """Wait until the connection is made or has failed, *patience* seconds at most.
+
+        A server that is content has come before it said so, but its connection and its reply may
+        be seen in either order; one that is not seen within `ARRIVAL_PATIENCE` seconds has not
+        come. One that is seen, while the other side is not reached in time, is withdrawn.
+        """
+        if self.awaits_server:
+            await self._wait(min(ARRIVAL_PATIENCE, patience))
+        if self.is_half_open and not await self._wait(patience):
+            self.withdraw()
+
+    async def _wait(self, patience: float) -> bool:
         try:
             async with asyncio.timeout(patience):
-                await self._settled.wait()
+                return await self._settled.wait()
         except TimeoutError:
-            self.withdraw()
+            return False
 
     def withdraw(self) -> None:
         """Take back whatever has not been used."""

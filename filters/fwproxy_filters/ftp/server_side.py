@@ -138,13 +138,14 @@ class ServerSide:
     # The end of a transfer.
 
     def _transfer_succeeds(self, pending: Pending, line: ReplyLine) -> Work:
-        if pending.channel is not None and pending.channel.is_half_open:
+        channel = pending.channel
+        if channel is not None and (channel.is_half_open or channel.awaits_server):
             return self._succeed_later(pending, line)
         self._say_how_it_ended(pending, line)
         return None
 
     async def _succeed_later(self, pending: Pending, line: ReplyLine) -> None:
-        """Wait: the server is content, but the client has not been reached yet."""
+        """Wait: the server is content, but nobody has seen it come or the client been reached."""
         if pending.channel is not None:
             await pending.channel.settle(self._control.owner.patience)
         self._say_how_it_ended(pending, line)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from scripted import CLIENT_V6, Script
 
+from fwproxy_filters.ftp.channel import ARRIVAL_PATIENCE
+
 PASSIVE = b"PASV\r\n", b"227 Entering Passive Mode (192,0,2,1,200,1)\r\n"
 
 
@@ -294,6 +296,43 @@ def test_no_success_when_the_client_is_not_reached_in_time():
         script.wait()
         assert script.heard() == b"425 Cannot open a data connection\r\n"
         assert not script.open
+        assert script.is_in_step
+
+
+def pipelined_active_transfers() -> Script:
+    """Return a script with two ports for the server, which says that it is done with the first."""
+    script = logged_in()
+    script.client(b"PORT 10,0,0,8,20,1\r\nRETR a\r\nPORT 10,0,0,8,20,2\r\nRETR b\r\n")
+    script.server(b"200 Ok\r\n150 Go\r\n226 Done\r\n")
+    script.got()
+    return script
+
+
+def test_a_server_is_waited_for_that_is_seen_only_after_it_said_it_was_done():
+    with pipelined_active_transfers() as script:
+        first, second = script.data
+        assert script.heard() == b"200 Ok\r\n150 Go\r\n"
+        first.server_comes()
+        first.established()
+        script.play.settle()
+        assert not first.is_closed
+        assert script.heard() == b"226 Done\r\n"
+        script.server(b"200 Ok\r\n150 Go\r\n")
+        second.server_comes()
+        second.established()
+        script.server(b"226 Done\r\n")
+        assert script.heard() == b"200 Ok\r\n150 Go\r\n226 Done\r\n"
+        assert script.is_in_step
+
+
+def test_a_server_that_never_came_does_not_hold_up_the_next_transfer():
+    with pipelined_active_transfers() as script:
+        first, _ = script.data
+        script.play.advance(ARRIVAL_PATIENCE + 0.01)
+        assert script.heard() == b"200 Ok\r\n150 Go\r\n226 Done\r\n"
+        assert first.is_closed
+        script.server(b"200 Ok\r\n425 No\r\n")
+        assert script.heard() == b"200 Ok\r\n425 No\r\n"
         assert script.is_in_step
 
 
