@@ -274,6 +274,7 @@ def test_a_server_that_closes_before_it_greets(street: Street) -> None:
 def test_a_pool_port_of_a_session_that_was_cut_off_is_closed(street: Street) -> None:
     with talking(street.server, street.target) as (client, inside):
         client.send(b"PASV\r\n")
+        assert inside.line() == b"PASV\r\n"
         inside.send(b"227 Entering Passive Mode (127,0,0,1,200,1)\r\n")
         assert client.code() == 227
         (port,) = street.proxy.listening() - {street.target.port}
