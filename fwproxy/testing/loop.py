@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 MAX_TURNS = 10_000
@@ -43,6 +44,7 @@ class ManualLoop(asyncio.BaseEventLoop):
         self.hosts: dict[str, tuple[str, ...]] = {}
         self.errors: list[BaseException] = []
         self._now = 1000.0
+        self._is_held = False
         self._selector = _NothingToWaitFor()
         self._readers: dict[int, Callable[[], object]] = {}
         self.set_exception_handler(self._note)
@@ -51,14 +53,31 @@ class ManualLoop(asyncio.BaseEventLoop):
         """Return the time in seconds, which only `advance` changes."""
         return self._now
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is something to do at this time."""
+        return bool(self._ready)  # type: ignore[attr-defined]  # of BaseEventLoop since Python 3.4
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Do not settle before the block has ended, so that all that it does is done at once."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        self.settle()
+
     def settle(self) -> None:
-        """Turn until nothing is left to do at this time.
+        """Turn until nothing is left to do at this time, unless the loop is held.
 
         Raises:
             AssertionError: there is no end to it.
         """
+        if self._is_held:
+            return
         for _ in range(MAX_TURNS):
-            if not self._ready:  # type: ignore[attr-defined]  # of BaseEventLoop since Python 3.4
+            if not self.is_busy:
                 return
             self.turn()
         raise AssertionError(f"something keeps the loop busy: {MAX_TURNS} turns and no rest")

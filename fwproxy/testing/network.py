@@ -8,7 +8,7 @@ import errno
 import itertools
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import attrs
@@ -22,6 +22,10 @@ _FIRST_DESCRIPTOR = 1_000_000
 """Far from those of the system, so that a mistake is noticed."""
 _FIRST_EPHEMERAL_PORT = 50_000
 _STREAM, _DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
+
+Arrange = Callable[[list[int]], Iterable[int]]
+"""Given the descriptors that something has happened to, returns those that are to be reported now,
+in their order; the others are reported later."""
 
 
 class Answer(enum.Enum):
@@ -227,10 +231,15 @@ def _covers(name: Endpoint | None, address: Endpoint) -> bool:
 
 
 class ScriptedEpoll:
-    """What `select.epoll` is for the sockets of the system: edges, and levels for listeners."""
+    """What `select.epoll` is for the sockets of the system: edges, and levels for listeners.
+
+    Attributes:
+        arrange: what is reported first, and what only later; as it has come, unless set.
+    """
 
     def __init__(self, network: Network) -> None:
         self.closed = False
+        self.arrange: Arrange = list
         self._network = network
         self._registered: dict[int, int] = {}
         self._edges: dict[int, int] = {}
@@ -261,8 +270,9 @@ class ScriptedEpoll:
 
     def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:  # noqa: ARG002
         """Return what has happened since the last call."""
-        found = list(self._edges.items())
-        self._edges.clear()
+        found = [(fd, self._edges.pop(fd)) for fd in self.arrange(list(self._edges))]
+        if self._edges:
+            self._network.loop.wake(self.fileno())
         for fd, _ in found:
             if not self._registered[fd] & select.EPOLLET:
                 self._network.loop.call_soon(self._level, fd)

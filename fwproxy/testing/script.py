@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
@@ -22,7 +23,7 @@ from fwproxy.ledger.ledger import LedgerEntry
 from fwproxy.protocol import ProtocolDefinition
 from fwproxy.session.session import Session
 from fwproxy.testing.loop import ManualLoop, check_no_loop_runs
-from fwproxy.testing.network import Answer, Dialled, Network
+from fwproxy.testing.network import Answer, Arrange, Dialled, Network
 from fwproxy.testing.outcome import Outcome, left
 from fwproxy.testing.peers import DatagramPeer, Peer
 from fwproxy.testing.recording import Call, Recorder, RecordingEngine
@@ -243,6 +244,26 @@ class Script:
     def peer(self, address: Endpoint) -> Peer:
         """Return the end that the proxy has connected to at an address, the last one."""
         return self.network.peers[address]
+
+    def at_once(self) -> AbstractContextManager[None]:
+        """Let the proxy notice all that is done in the block together, at the end of the block.
+
+        In which order it is told, `arrange` says.
+        """
+        return self.loop.held()
+
+    @property
+    def arrange(self) -> Arrange:
+        """Which of the sockets the proxy is told of first when something happens to several.
+
+        Given the descriptors in the order in which something has happened, it returns those that
+        are told now, in their order; the others wait for the next time.
+        """
+        return self.network.epoll.arrange
+
+    @arrange.setter
+    def arrange(self, arrange: Arrange) -> None:
+        self.network.epoll.arrange = arrange
 
     def datagrams(self, address: Endpoint) -> DatagramPeer:
         """Return who sends and receives datagrams at an address, from now on."""

@@ -98,7 +98,6 @@ class ScriptedSocket:
     def fail(self, code: int) -> None:
         """Break: a reset, or a connection that cannot be made."""
         self._error = code
-        self._bytes.clear()
         self.far = None
         self._network.note(self._fd, _BROKEN)
 
@@ -138,7 +137,7 @@ class ScriptedSocket:
 
     def getsockopt(self, level: int, option: int, size: int = 0) -> Any:
         if (level, option) == (socket.SOL_SOCKET, socket.SO_ERROR):
-            return self._error
+            return self._take_error()
         if size:
             raise refusal(errno.ENOPROTOOPT)
         return self.options.get((level, option), 0)
@@ -182,7 +181,7 @@ class ScriptedSocket:
         if self.type is socket.SOCK_DGRAM:
             return self._send_datagram(data, self.peer)
         if self.far is None or self._is_shut:
-            raise refusal(self._error or errno.EPIPE)
+            raise refusal(self._take_error() or errno.EPIPE)
         sent = self.far.takes(bytes(data), urgent=bool(flags & socket.MSG_OOB))
         if not sent:
             raise BlockingIOError
@@ -206,14 +205,19 @@ class ScriptedSocket:
         self._check_open()
         if self.type is socket.SOCK_DGRAM:
             return self._next_datagram()[0][:size]
-        if self._error:
-            code, self._error, self._has_ended = self._error, 0, True
-            raise refusal(code)
+        if self._error and not self._bytes:  # what came before a reset can still be read
+            raise refusal(self._take_error())
         data = bytes(self._bytes[:size])
         del self._bytes[:size]
         if not data and not self._has_ended:
             raise BlockingIOError
         return data
+
+    def _take_error(self) -> int:
+        """Return what is told once, by whichever call is the first: afterwards there is an end."""
+        code, self._error = self._error, 0
+        self._has_ended = self._has_ended or bool(code)
+        return code
 
     def recvfrom_into(self, buffer: memoryview) -> tuple[int, tuple[Any, ...]]:
         data, sender = self._next_datagram()
