@@ -111,11 +111,21 @@ class Deadlines:
             except Exception as error:  # noqa: BLE001 - one's own fault, not everybody's
                 errors.append(error)
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let the loop drive the wheel until `stop`."""
+    def start(
+        self, loop: asyncio.AbstractEventLoop, before: Callable[[], None] | None = None
+    ) -> None:
+        """Let the loop drive the wheel until `stop`.
+
+        Args:
+            loop: calls the wheel.
+            before: called each time before anything is due. After the process was held up, what
+                came in time has so been noticed before somebody takes it to be late.
+        """
 
         def tick() -> None:
             self._timer = loop.call_later(RESOLUTION, tick)
+            if before is not None:
+                before()
             self.run_due(self.now())
 
         self._timer = loop.call_later(RESOLUTION, tick)

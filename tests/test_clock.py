@@ -124,6 +124,16 @@ async def test_the_loop_drives_the_wheel_until_it_is_stopped():
     assert called == ["due"]
 
 
+async def test_somebody_may_look_before_anything_is_due():
+    loop = asyncio.get_running_loop()
+    deadlines, done = Deadlines(loop.time), []
+    due = deadlines.after(0, lambda: done.append("due"))
+    deadlines.start(loop, lambda: (done.append("looked"), due.cancel()))
+    await eventually(lambda: done)
+    deadlines.stop()
+    assert done == ["looked"]
+
+
 async def test_a_fault_is_reported_to_the_loop_and_the_wheel_turns_on():
     loop = asyncio.get_running_loop()
     deadlines, called, faults = Deadlines(loop.time), [], []

@@ -94,7 +94,7 @@ class Poller:
         self.quiet_fd = -1
         self.now = self._deadlines.now()
         self.scratch = memoryview(bytearray(SCRATCH_SIZE))
-        loop.add_reader(self._epoll.fileno(), self._turn)
+        loop.add_reader(self._epoll.fileno(), self.turn)
 
     def __len__(self) -> int:
         return len(self._owners)
@@ -128,7 +128,7 @@ class Poller:
         self._deferred.append(work)
         if not self._turn_due:
             self._turn_due = True
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self.turn)
 
     def report(self, error: BaseException) -> None:
         """Hand an error that belongs to no connection to the loop's exception handler."""
@@ -143,7 +143,8 @@ class Poller:
         self._owners.clear()
         self._deferred.clear()
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """Let the owners hear of what is ready now, and do what they have put off."""
         if self._epoll.closed:
             return
         self.now = self._deadlines.now()
@@ -175,4 +176,4 @@ class Poller:
                 self.report(error)
         if self._deferred and not self._turn_due:
             self._turn_due = True
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self.turn)

@@ -81,7 +81,7 @@ class Engine:
         system = None if played else SystemNames(config.limits.max_resolutions)
         deadlines = Deadlines(loop.time)
         poller = Poller(loop, deadlines=deadlines) if poller is None else poller
-        deadlines.start(loop)
+        deadlines.start(loop, poller.turn)
         engine = cls(
             loop=loop,
             config=config,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
+import time
+from collections.abc import Callable
 
 import pytest
 import structlog
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from rig import HOST, Peer, World, eventually, leftovers, turns
 
 from fwproxy import Endpoint, ListenerKind
+from fwproxy.clock import RESOLUTION
 from fwproxy.config.config import Limits
 from fwproxy.errors import NameNotFoundError
 from fwproxy.listeners.farewell import PATIENCE
@@ -42,6 +46,23 @@ async def say_slowly(world: World, client: Peer, data: bytes, seconds: float) ->
         world.advance(seconds)
 
 
+async def stand_still(meanwhile: Callable[[], object], seconds: float) -> None:
+    """Hold the loop up where it has just asked what there is to read: its timers come next."""
+    loop, stood = asyncio.get_running_loop(), asyncio.Event()
+    one, other = socket.socketpair()
+
+    def stand() -> None:
+        loop.remove_reader(one)
+        meanwhile()
+        time.sleep(seconds)
+        stood.set()
+
+    with one, other:
+        loop.add_reader(one, stand)
+        other.send(b"!")
+        await stood.wait()
+
+
 @pytest.mark.parametrize(("kind", "speech"), CASES)
 async def test_a_byte_a_second_is_in_time_if_there_are_few(kind, speech):
     limits = Limits(handshake_timeout=200.0)
@@ -52,6 +73,21 @@ async def test_a_byte_a_second_is_in_time_if_there_are_few(kind, speech):
         await say_slowly(world, client, request, 1.0)
         server = await world.accept()
         await reads(client, GRANTED[speech])
+        await client.send(b"hello")
+        assert await server.read(5) == b"hello"
+
+
+async def test_a_client_that_spoke_in_time_is_heard_although_the_proxy_was_held_up():
+    limits = Limits(handshake_timeout=0.3)
+    async with open_door(ListenerKind.SOCKS, limits=limits) as world:
+        client = await world.connect()
+        await eventually(lambda: len(world.firewall.sessions.arrivals))
+        await stand_still(
+            lambda: client.sock.send(socks5(world.upstream.address)),
+            limits.handshake_timeout + 2 * RESOLUTION,
+        )
+        server = await world.accept()
+        await reads(client, GRANTED["socks5"])
         await client.send(b"hello")
         assert await server.read(5) == b"hello"
 
