@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _FRESH = 1.0
 """Seconds for which an answer of conntrack about traffic is good enough."""
 
+_SPOKEN = frozenset({Stage.ESTABLISHED, Stage.CLOSED})
 _ENDS = {
     Stage.CLOSED: ("both ends have closed", False),
     Stage.RESET: ("an end has reset the connection", True),
@@ -98,12 +99,13 @@ class KernelFlow:
             return
         self._take(report)
         stage = report.stage
-        # Datagrams need not be answered; TCP without an answer is no connection yet.
-        spoken = stage is Stage.ESTABLISHED or report.transport is Transport.UDP
+        # Datagrams need not be answered; TCP without an answer is no connection yet. What both
+        # ends have closed was one, also if nobody has said so: events may be lost.
+        spoken = stage in _SPOKEN or report.transport is Transport.UDP
         if spoken and stage is not Stage.FORGOTTEN and not self._was_established:
             self._was_established = True
             self.established()
-        elif stage in _ENDS or stage is Stage.FORGOTTEN:
+        if (stage in _ENDS or stage is Stage.FORGOTTEN) and not self.is_closed:
             self._end(stage)
 
     def _take(self, report: FlowReport) -> None:

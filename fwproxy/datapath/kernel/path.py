@@ -247,6 +247,11 @@ class KernelPath:
             if each.giving_back is not None:
                 each.giving_back()
 
+    def catch_up(self) -> None:
+        """Hear of whoever has come until now."""
+        if self._events is not None:
+            self._events.take_all()
+
     def let_through(self, passages: Sequence[Passage]) -> None:
         """Let whole protocols through.
 
@@ -305,6 +310,10 @@ class KernelPath:
         target = report.original.target
         key = (report.transport, target.host, target.port)
         opened = self._open.get(key)
+        if opened is not None and not _fits(report, opened.pinhole):
+            self._log.debug("killed what came through the port's last pinhole", peer=str(target))
+            self.kill(report)
+            return None
         if opened is None:
             closed = self._recent.get(key)
             if closed is not None and self.now() - closed < _RECENT:
@@ -363,3 +372,9 @@ class KernelPath:
             self._log.error("the kernel path has failed", reason=reason)
         self.broken = reason
         self.give_back()
+
+
+def _fits(report: FlowReport, pinhole: Pinhole) -> bool:
+    """Tell whether a flow has come through this pinhole, and not an earlier one of its port."""
+    peer, peers = report.original.source.host, pinhole.peers
+    return report.reply.source == pinhole.target and (peers is None or peers.is_included(peer))
