@@ -344,6 +344,12 @@ class World:
         peer: Peer = self.add(await Peer.connect(address or self.address, source))
         return peer
 
+    def arrive(self, address: Endpoint, source: str | None = None) -> Peer:
+        """Connect before the proxy notices: until the loop turns only its kernel knows."""
+        own = None if source is None else (source, 0)
+        peer: Peer = self.add(Peer(socket.create_connection(address.sockaddr, PATIENCE, own)))
+        return peer
+
     async def accept(self, upstream: Upstream | None = None) -> Peer:
         peer: Peer = self.add(await (upstream or self.upstream).accept())
         return peer

@@ -11,6 +11,9 @@ from fwproxy.address import Endpoint
 from fwproxy.clock import Deadline, Deadlines
 from fwproxy.datapath.poll import Poller
 
+MAX_WAITING = 128
+"""Clients that are taken from a backlog before it is closed; more of them are too late."""
+
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -60,18 +63,34 @@ class Acceptor:
 
     def on_ready(self, fd: int, events: int) -> None:  # noqa: ARG002 - there is one of each
         """Accept one connection; the set, level-triggered for listeners, reports the next one."""
+        self._accept()
+
+    def take_waiting(self) -> None:
+        """Accept those who have come and were not noticed yet, because nobody else may come."""
+        for _ in range(MAX_WAITING):
+            try:
+                if not self._accept():
+                    return
+            except Exception as error:  # noqa: BLE001 - one connection's, and others may wait
+                self.on_broken(error)
+
+    def _accept(self) -> bool:
+        """Accept one connection; False if there is none."""
         if self.sock is None:
-            return
+            return False
         try:
             accepted, sockaddr = self.sock.accept()
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
-            if error.errno in _OUT_OF_RESOURCES:
+            if error.errno not in _OUT_OF_RESOURCES:
+                return True  # that client has gone again (ECONNABORTED and the like, accept(2))
+            if self._rest is None:
                 self._rest_a_while(self.sock, error)
-            return  # or that client has gone again (ECONNABORTED and the like, accept(2))
+            return False
         accepted.settimeout(0)
         self._on_accept(accepted, Endpoint.from_sockaddr(sockaddr))
+        return True
 
     def on_broken(self, error: Exception) -> None:
         """Report a failure of the one who was handed a connection; go on accepting."""
@@ -83,6 +102,7 @@ class Acceptor:
         self._on_exhausted(error)
 
     def _wake(self) -> None:
+        self._rest = None
         if self.sock is not None:
             self._poller.watch(self.sock.fileno(), self, select.EPOLLIN)
 

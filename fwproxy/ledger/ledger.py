@@ -85,13 +85,18 @@ class LedgerEntry:
         return " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
 
 
+def _nobody() -> None:
+    return
+
+
 @attrs.define(slots=True, eq=False)
 class FirewallAction:
     """One revocable permission.
 
     It is cancelled by itself after single use, at its time-out, and when its session ends (with
     ADDRESS_BASED, when the last session of the client's address does).
-    What its attributes mean, `LedgerEntry` says; `choice` is the data path of its connections.
+    What its attributes mean, `LedgerEntry` says; `choice` is the data path of its connections, and
+    `let_in` takes those who have come and were not noticed yet, for they have come in time.
     """
 
     id: int
@@ -112,6 +117,7 @@ class FirewallAction:
     trigger: str | None = None
     client_bytes: int = 0
     server_bytes: int = 0
+    let_in: Callable[[], None] = attrs.field(default=_nobody, repr=False)
     _is_settled: bool = attrs.field(default=False, init=False)
 
     def __str__(self) -> str:
@@ -134,6 +140,8 @@ class FirewallAction:
 
     def expire(self) -> None:
         """End it because nobody came in time."""
+        if self.is_active:
+            self.let_in()
         self.cancel("expired")
 
     def carried(self, connection: Connection) -> None:

@@ -161,8 +161,9 @@ def hold_port(
             session.client_binds.release(bind)
             port.close()
 
-        port.action = call.permit(address, client, call.ip_filter, ended)
-        return port.action
+        action = call.permit(address, client, call.ip_filter, ended)
+        port.serve(action)
+        return action
 
     def give_up() -> None:
         session.client_binds.release(bind)

@@ -205,7 +205,7 @@ def _bind_in_kernel(port: CallPort, connection: Connection, backlog: int) -> Non
             connection.carry_datagrams(_udp_relay(call, connection, sock, only), call.timeout)
             return None
         waiting = _waiting_port(port.call, connection, sock)
-        waiting.action = action
+        waiting.serve(action)
         return waiting
 
     action = call.permit(address, known_client(connection), call.ip_filter, close)
@@ -226,8 +226,9 @@ def _bind_tcp(call: SecondaryCall, connection: Connection, sock: socket.socket) 
         if connection.state is ConnectionState.BOUND and reason != USED:
             connection.close(reason, failed=True)
 
-    port.action = call.permit(port.address, known_client(connection), call.ip_filter, close)
-    connection.bind(port.address, port.action)
+    action = call.permit(port.address, known_client(connection), call.ip_filter, close)
+    port.serve(action)
+    connection.bind(port.address, action)
 
 
 def _waiting_port(call: SecondaryCall, connection: Connection, sock: socket.socket) -> WaitingPort:

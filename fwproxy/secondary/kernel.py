@@ -196,7 +196,12 @@ def take_streams(
         if port.call.is_single:
             action.settle()  # which it has not if there was room for the connection
 
-    port.on_flow = came
+    def let_in() -> None:
+        path = port.call.session.engine.kernel.path
+        if path is not None:
+            path.catch_up()
+
+    port.on_flow, action.let_in = came, let_in
 
 
 def take_datagrams(

@@ -155,7 +155,7 @@ def _redirect_in_kernel(port: CallPort, target: Endpoint, backlog: int) -> Firew
         assert port.sock is not None  # noqa: S101 - a redirection has one
         action.choice = port.call.choice
         waiting = _waiting_port(port.call, port.sock, target)
-        waiting.action = action
+        waiting.serve(action)
         return waiting
 
     def close(_: str) -> None:
@@ -243,8 +243,9 @@ def _redirect_tcp(
             target.close(reason, failed=True)  # its client cannot come any more
 
     towards = target.proxy_address if isinstance(target, Connection) else target
-    port.action = call.permit(port.address, towards, IpFilter.only(host), close)
-    return port.action
+    action = call.permit(port.address, towards, IpFilter.only(host), close)
+    port.serve(action)
+    return action
 
 
 def connect_accepted(

@@ -21,7 +21,7 @@ class WaitingPort:
     Attributes:
         address: where it waits.
         session: for whose client.
-        action: the permission.
+        action: the permission, once it has been given (`serve`).
     """
 
     def __init__(
@@ -46,6 +46,11 @@ class WaitingPort:
             retry=engine.limits.accept_retry,
             on_exhausted=self._exhausted,
         )
+
+    def serve(self, action: FirewallAction) -> None:
+        """Let peers in from now on, as a permission says."""
+        self.action = action
+        action.let_in = self._acceptor.take_waiting
 
     def accept(self, sock: socket.socket, peer: Endpoint) -> None:
         """Take a peer that has come, to the port itself or led to it by a listener."""

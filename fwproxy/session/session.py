@@ -432,6 +432,8 @@ class Session(Holdings, SessionCalls):
         if self.end_reason is None:
             self.end_reason = reason
         drain = 0.0 if at_once else self.engine.limits.drain_timeout
+        if not at_once:
+            self._let_in()
         if self.engine.expected:
             hand_over(self, self._listener.sessions.others_of(self))
         if self._client_binds is not None:
@@ -451,6 +453,11 @@ class Session(Holdings, SessionCalls):
             self._hearings = None
         if not self.connections:
             self._finish()
+
+    def _let_in(self) -> None:
+        """Take those who came to its ports before its end and were not noticed yet."""
+        for action in tuple(self.permissions):
+            action.let_in()
 
     def _finish(self) -> None:
         if self.primary is None or self._hearings:

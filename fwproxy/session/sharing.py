@@ -98,7 +98,14 @@ class SharedPort:
         self.last_used = self._engine.deadlines.now()
         if not self.users and self.action.is_active:
             linger = self._engine.shared.linger
-            self._linger = self._engine.deadlines.after(linger, self.action.expire)
+            self._linger = self._engine.deadlines.after(linger, self._unused)
+
+    def _unused(self) -> None:
+        """Close, unless somebody comes in the last moment."""
+        self._linger = None
+        self._acceptor.take_waiting()
+        if not self.users and self._linger is None:
+            self.action.expire()
 
     def _accepted(self, sock: socket.socket, client: Endpoint) -> None:
         session = self._listener.admit(
