@@ -17,6 +17,11 @@ ROUNDS_PER_TURN = 16
 WORTH_A_PIPE = 16 * 1024
 """Bytes that must come at a time for a stream to remain bulky: fewer are cheaper to copy."""
 
+
+class _SinkLostError(Exception):
+    """Nothing can be sent any more to where a direction leads; its cause is the system's error."""
+
+
 _SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
@@ -78,6 +83,8 @@ class _Direction:
                     sent = self.sink.send(scratch[:size])
                 except BlockingIOError:
                     sent = 0
+                except OSError as error:
+                    raise _SinkLostError from error
                 if sent < size:
                     self.pending, self.blocked = bytes(scratch[sent:size]), True
                     return
@@ -88,6 +95,10 @@ class _Direction:
                     self.bulky = True
         except BlockingIOError:
             self.reads_on = False  # drained, and no end behind it
+            if relay.lost:
+                relay.end_lost()
+        except _SinkLostError as lost:
+            relay.lose_sink(self, lost.__cause__)
         except OSError as error:
             relay.break_off(self, error)
         else:
@@ -99,6 +110,8 @@ class _Direction:
             sent = self.sink.send(data)
         except BlockingIOError:
             sent = 0
+        except OSError as error:
+            raise _SinkLostError from error
         if sent == len(data):
             self.pending = None
             self.blocked = False
@@ -136,20 +149,37 @@ class _Direction:
         except BlockingIOError:
             self.blocked = True
             return False
+        except OSError as error:
+            raise _SinkLostError from error
         self.blocked = False
         return True
 
     def _finish(self, relay: SpliceRelay) -> None:
         self.finished = True
-        if not relay.direction_finished():  # otherwise both sockets are closed now
+        if relay.direction_finished():  # and both sockets are closed now
+            return
+        try:
             self.sink.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise _SinkLostError from error
+
+    def stop(self, relay: SpliceRelay) -> None:
+        """Move nothing any more."""
+        self.finished, self.blocked, self.pending = True, False, None
+        if self.pipe is not None:
+            relay.pipes.give_back(self.pipe)
+            self.pipe = None
 
 
 class SpliceRelay:
-    """Moves bytes between two connected sockets until both directions have ended."""
+    """Moves bytes between two connected sockets until both directions have ended.
+
+    Attributes:
+        lost: why one of them takes nothing any more, while what it has said is still passed on.
+    """
 
     __slots__ = ("_client_fd", "_downstream", "_on_done", "_upstream", "bulk_threshold",
-                 "last_active", "pipes", "poller")  # fmt: skip
+                 "last_active", "lost", "pipes", "poller")  # fmt: skip
 
     kind = "splice"
 
@@ -167,6 +197,7 @@ class SpliceRelay:
         self.pipes = pipes
         self.bulk_threshold = bulk_threshold
         self.last_active = poller.now
+        self.lost = ""
         self._client_fd = client.fileno()
         self._upstream = _Direction(self, client, server)
         self._downstream = _Direction(self, server, client)
@@ -223,17 +254,46 @@ class SpliceRelay:
         A reset by one who has seen the end of the stream, and had sent nothing or has said that
         it was all, takes nothing away from anybody: many programs close like that.
         """
-        side = "client to server" if direction is self._upstream else "server to client"
-        other = self._downstream if direction is self._upstream else self._upstream
+        if self.lost:
+            self.end_lost()
+            return
+        other = self._other(direction)
         harmless = other.finished and not direction.count and direction.pending is None
-        reason = f"broken {side}: {error.strerror or error}"
+        reason = self._broken(direction, error)
         self._end("closed" if harmless else reason, broken=not harmless)
+
+    def lose_sink(self, direction: _Direction, error: BaseException | None) -> None:
+        """End because one socket takes nothing any more, but first pass on what it has said.
+
+        That is what happens if it is noticed before anything is sent there.
+        """
+        assert isinstance(error, OSError)  # noqa: S101 - the cause of the one that was caught
+        other = self._other(direction)
+        if self.lost or other.finished:
+            self.break_off(direction, error)
+            return
+        self.lost = self._broken(direction, error)
+        direction.stop(self)
+        other.reads_on = True
+        if not other.blocked:
+            other.pump()
+
+    def end_lost(self) -> None:
+        """End after that."""
+        self._end(self.lost, broken=True)
+
+    def _other(self, direction: _Direction) -> _Direction:
+        return self._downstream if direction is self._upstream else self._upstream
+
+    def _broken(self, direction: _Direction, error: OSError) -> str:
+        side = "client to server" if direction is self._upstream else "server to client"
+        return f"broken {side}: {error.strerror or error}"
 
     def direction_finished(self) -> bool:
         """End when both directions have; say whether that is so."""
         if not (self._upstream.finished and self._downstream.finished):
             return False
-        self._end("closed", broken=False)
+        self._end(self.lost or "closed", broken=bool(self.lost))
         return True
 
     def _end(self, reason: str, *, broken: bool) -> None:

@@ -22,10 +22,11 @@ class End:
     Attributes:
         is_void: nothing is behind it, because a filter plays who would be there.
         player: the filter that has taken this place, after it was given to the one before.
+        lost: why the peer takes nothing any more, while what it has said is still read.
     """
 
-    __slots__ = ("_closing", "_relay", "_shut", "_waiting", "count", "ended", "is_void", "player",
-                 "reads_on", "size", "sock", "way")  # fmt: skip
+    __slots__ = ("_closing", "_relay", "_shut", "_waiting", "count", "ended", "is_void", "lost",
+                 "player", "reads_on", "size", "sock", "way")  # fmt: skip
 
     def __init__(self, relay: FilterRelay, way: Way, sock: socket.socket | None) -> None:
         self._relay = relay
@@ -37,6 +38,7 @@ class End:
         self.size = 0
         self.is_void = False
         self.player: Link | None = None
+        self.lost = ""
         self._waiting: deque[bytes] = deque()
         self._closing = False
         self._shut = False
@@ -120,16 +122,19 @@ class End:
         while self._waiting:
             data = self._waiting.popleft()
             rest = self._send_now(data)
+            if self.lost:
+                return
             self.size -= len(data) - len(rest)
             if rest:
                 self._waiting.appendleft(rest)
                 return
         if self._closing:
-            self._shut = True
             try:
                 self.sock.shutdown(socket.SHUT_WR)
             except OSError as error:
-                self._relay.fail(f"broken: {error.strerror}")
+                self._lose(error)
+                return
+            self._shut = True
             self._relay.direction_finished()
 
     def _send_now(self, data: bytes, flags: int = 0) -> bytes:
@@ -139,8 +144,22 @@ class End:
         except BlockingIOError:
             return data
         except OSError as error:
-            self._relay.fail(f"broken: {error.strerror}")
+            self._lose(error)
             return b""
+
+    def _lose(self, error: OSError) -> None:
+        """End because the peer takes nothing any more, but first read what it has said.
+
+        That is what happens if it is noticed before anything is sent there.
+        """
+        reason = f"broken: {error.strerror}"
+        if self.ended or self.lost:
+            self._relay.fail(reason)
+            return
+        self.lost, self._closing, self.reads_on = reason, True, True
+        self._waiting.clear()
+        self.size = 0
+        self._relay.poller.defer(lambda: self._relay.resume(self.way))
 
     def read(self) -> bytes | None:
         """Return bytes, an empty string at the end of the stream, or None when there are none."""
@@ -150,10 +169,16 @@ class End:
         try:
             size = self.sock.recv_into(scratch, self._relay.read_size)
         except BlockingIOError:
-            self.reads_on = False
-            return None
+            self.reads_on, size = False, 0
+            if not self.lost:
+                return None
         except OSError as error:
-            self._relay.broken(error)
+            if not self.lost:
+                self._relay.broken(error)
+                return None
+            size = 0
+        if self.lost and not size:
+            self._relay.fail(self.lost)
             return None
         self.ended = not size
         self.count += size

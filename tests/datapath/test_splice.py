@@ -240,6 +240,21 @@ async def test_a_reset_by_the_server_reaches_the_client():
         assert "server to client" in await made.ended()
 
 
+@PATHS
+@pytest.mark.parametrize("size", [7, 40_000])
+async def test_what_was_said_before_a_reset_arrives_although_the_other_speaks_first(settings, size):
+    async with wire(**settings) as made:
+        said = random.Random(4).randbytes(size)
+        await turns()  # so that nothing else is to be noticed
+        made.client.sock.send(b"what?")
+        made.server.sock.send(said)
+        made.server.reset()
+        assert await made.client.read(size) == said
+        assert await made.client.is_cut_off()
+        assert "client to server" in await made.ended()
+        assert made.is_broken
+
+
 async def test_a_reset_in_the_middle_of_bulk_gives_the_pipe_back():
     async with wire(bulk_threshold=0) as made:
         sending = asyncio.ensure_future(pour(made.client, 64 * MIB, 9))

@@ -27,6 +27,31 @@ async def test_a_reset_reaches_the_other_side(side):
         assert await far.is_cut_off()
 
 
+class Slow(DataFilter):
+    """Takes its time over what the server says."""
+
+    async def data_from_server(self, data):
+        await asyncio.sleep(0.01)
+        self.to_client.send(data)
+
+
+@pytest.mark.parametrize("kind", [DataFilter, Slow])
+@pytest.mark.parametrize("then_ends", [False, True])
+async def test_what_was_said_before_a_reset_arrives_although_the_other_speaks_first(
+    kind, then_ends
+):
+    async with chain(kind()) as made:
+        await turns()  # so that nothing else is to be noticed
+        made.client.sock.send(b"what?")
+        if then_ends:
+            made.client.half_close()
+        made.server.sock.send(b"421 Goodbye")
+        made.server.reset()
+        assert await made.client.read(11) == b"421 Goodbye"
+        assert await made.client.is_cut_off()
+        assert (await made.ended()).startswith("broken")
+
+
 async def test_a_reset_after_the_client_has_said_its_end_is_noticed():
     async with chain(DataFilter()) as made:
         made.client.half_close()
