@@ -2,15 +2,15 @@
 
 Client, server and the client's ends of the data connections are actors: each goes on from one step
 to the next, as far as what it waits for is there. In between the proxy's loop turns, once at a
-time, and is told of its sockets in random order, of some of them only later. As nobody here makes
-mistakes and no time passes, whatever the order is, every transfer has to succeed.
+time, and is told of its sockets in random order, of some of them only later. Whatever the order
+is, every transfer has to end as the two ends mean it to; time passes only when nobody can act.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import attrs
 from conversions import HOSTS
@@ -19,11 +19,28 @@ from scripted import Script
 from fwproxy import Endpoint
 from fwproxy.testing import Dialled, Peer
 from fwproxy_filters.ftp.addresses import parse_227, parse_229, parse_eprt, parse_port
+from fwproxy_filters.ftp.channel import ARRIVAL_PATIENCE
 
-Story = Iterator[Callable[[], object]]
+Wait = Callable[[], object]
+Story = Iterator[Wait]
 """What one actor does; it yields what has to hold before it goes on."""
 
 MAX_STEPS = 20_000
+FIRST_PORT = 51200
+PATIENCE = ARRIVAL_PATIENCE + 0.1
+
+
+FATES = {
+    "succeeds": {226},
+    "is refused": {425, 550},
+    "needs no data": {226, 425},
+    "server gives up": {425},
+    "server breaks": {425, 426},
+    "client breaks": {226, 425, 426},
+    "client refuses": {226, 425, 426},
+}
+"""How a transfer ends, and what the client may be told then. The server need not have noticed that
+the client is gone, and the proxy may notice before the server's reply that its port is closed."""
 
 
 def at_once() -> bool:
@@ -39,7 +56,7 @@ class Transfer:
         setup: PORT, EPRT, PASV or EPSV.
         verb: RETR or STOR.
         content: the file.
-        is_refused: the server says 550 instead.
+        fate: how it ends, one of `FATES`.
         is_early: the server says 150 before there is a data connection, and not after.
         ends_first: the server ends the data connection before it says 226, and not after.
     """
@@ -47,15 +64,23 @@ class Transfer:
     setup: str
     verb: str
     content: bytes
-    is_refused: bool = False
+    fate: str = "succeeds"
     is_early: bool = True
     ends_first: bool = True
 
+    def tell(self, codes: list[int]) -> None:
+        """Make sure that the next codes that the client got are right for it, and take them away."""
+        assert codes.pop(0) == {"PASV": 227, "EPSV": 229}.get(self.setup, 200), codes
+        if codes[0] == 150:
+            codes.pop(0)
+        else:
+            assert self.fate != "succeeds", codes
+        assert codes.pop(0) in FATES[self.fate], self
+
     @property
-    def codes(self) -> list[int]:
-        """What the client has to be told."""
-        setup = {"PASV": 227, "EPSV": 229}.get(self.setup, 200)
-        return [setup, 550] if self.is_refused else [setup, 150, 226]
+    def is_passive(self) -> bool:
+        """Whether the client connects."""
+        return self.setup in {"PASV", "EPSV"}
 
 
 class Actor:
@@ -87,6 +112,8 @@ class Scene:
         self._client_host, self._server_host = HOSTS[versions[0]][0], HOSTS[versions[1]][1]
         self._transfers = transfers
         self._rng = rng
+        self._is_stuck = False
+        self._closed = 0
         self.arrived: list[bytes | None] = [None] * len(transfers)
 
     def play(self, *, is_pipelined: bool, leaves_early: bool) -> None:
@@ -99,7 +126,8 @@ class Scene:
         actors = [
             Actor(self._client(is_pipelined=is_pipelined, leaves_early=leaves_early)),
             Actor(self._server()),
-            *(Actor(self._data(n)) for n, each in enumerate(self._transfers) if each.setup),
+            Actor(self._closed_ports()),
+            *(Actor(self._data(number)) for number in range(len(self._transfers))),
         ]
         loop = self.script.play.loop
         self.script.play.arrange = self._arrange
@@ -108,9 +136,13 @@ class Scene:
                 choices = [actor.act for actor in actors if actor.can_act]
                 if loop.is_busy:
                     choices.append(loop.turn)
-                if not choices:
+                if choices:
+                    self._rng.choice(choices)()
+                elif self._is_stuck:
                     return
-                self._rng.choice(choices)()
+                else:  # the last thing that can help
+                    loop.advance(PATIENCE)
+                    self._is_stuck = not loop.is_busy
         raise AssertionError("there is no end to it")
 
     def _arrange(self, descriptors: list[int]) -> list[int]:
@@ -128,17 +160,18 @@ class Scene:
     def _replies(self) -> list[bytes]:
         return self.script.play.client.received.splitlines()
 
+    @property
+    def _final_replies(self) -> int:
+        return sum(code >= 200 for code in self.codes)
+
     def _client(self, *, is_pipelined: bool, leaves_early: bool) -> Story:
         heard = 1
         for number, transfer in enumerate(self._transfers):
-            for line, count in (
-                (self._setup(number), 1),
-                (b"%b %d" % (transfer.verb.encode(), number), len(transfer.codes) - 1),
-            ):
+            for line in (self._setup(number), b"%b %d" % (transfer.verb.encode(), number)):
                 if not is_pipelined:
-                    yield lambda: len(self._replies) >= heard  # noqa: B023 - looked at now
+                    yield lambda: self._final_replies >= heard  # noqa: B023 - looked at now
                 self.script.client(line + b"\r\n")
-                heard += count
+                heard += 1
                 yield at_once
         self.script.client(b"QUIT\r\n")
         yield at_once
@@ -162,7 +195,7 @@ class Scene:
 
     def _told(self, number: int) -> Endpoint | None:
         """Return the port that the client was told for a passive transfer."""
-        before = sum(each.setup in {"PASV", "EPSV"} for each in self._transfers[:number])
+        before = sum(each.is_passive for each in self._transfers[:number])
         found = [line for line in self._replies if line[:3] in {b"227", b"229"}]
         if len(found) <= before:
             return None
@@ -174,27 +207,35 @@ class Scene:
     def _data(self, number: int) -> Story:
         """The client's end of a data connection."""
         transfer = self._transfers[number]
-        if transfer.is_refused:
-            return
-        if transfer.setup in {"PASV", "EPSV"}:
+        if transfer.is_passive:
             yield lambda: self._told(number)
-            peer = self.script.play.connect(self._told(number))
+            try:
+                peer = self.script.play.connect(self._told(number))
+            except ConnectionRefusedError:
+                assert transfer.fate != "succeeds"
+                return
         else:
-            peer = yield from self._called_at(self._port(number))
+            dial = yield from self._dialled(self._port(number))
+            if dial is None:
+                return
+            if transfer.fate == "client refuses":
+                dial.refuse()
+                return
+            peer = dial.accept()
         yield at_once
-        if transfer.verb == "STOR":
+        if transfer.fate.startswith("client"):
+            peer.reset()
+        elif transfer.verb == "STOR":
             yield from _send(peer, transfer.content)
         else:
             yield lambda: peer.has_ended or peer.is_reset
             self.arrived[number] = None if peer.is_reset else peer.received
             peer.end()
 
-    def _called_at(self, port: Endpoint) -> Iterator[Callable[[], object]]:
-        """Wait until the proxy connects to a port."""
-        yield lambda: self._dial(port)
-        dial = self._dial(port)
-        assert dial is not None
-        return dial.accept()
+    def _dialled(self, port: Endpoint) -> Generator[Wait, None, Dialled | None]:
+        """Wait until the proxy connects to a port; None if it never does."""
+        yield lambda: self._dial(port) or self._is_stuck
+        return self._dial(port)
 
     def _dial(self, port: Endpoint) -> Dialled | None:
         return next((each for each in self.script.play.dials if each.target == port), None)
@@ -206,7 +247,7 @@ class Scene:
 
     def _server(self) -> Story:
         target: Endpoint | None = None
-        own, done = Endpoint(self._server_host, 51200), 0
+        own, done = Endpoint(self._server_host, FIRST_PORT), 0
         while True:
             yield lambda: len(self._lines) > done  # noqa: B023 - looked at now
             verb, _, argument = self._lines[done].partition(b" ")
@@ -215,8 +256,10 @@ class Scene:
                 self._say(b"221 Bye")
                 yield at_once
                 self.script.server_ends()
+                self._closed = own.port
                 return
             if verb in {b"PASV", b"EPSV"}:
+                self._closed = own.port
                 target, own = None, own.with_port(own.port + 1)
                 self._say(_passive_reply(verb, own))
             elif verb in {b"PORT", b"EPRT"}:
@@ -224,6 +267,8 @@ class Scene:
                 self._say(b"200 Ok")
             else:
                 yield from self._transfer(int(argument), own, target)
+                if self._transfers[int(argument)].fate != "is refused":
+                    self._closed = own.port
             yield at_once
 
     @property
@@ -232,28 +277,69 @@ class Scene:
 
     def _transfer(self, number: int, own: Endpoint, target: Endpoint | None) -> Story:
         transfer = self._transfers[number]
-        if transfer.is_refused:
+        if transfer.fate == "is refused":
             self._say(b"550 No such file")
             return
         if transfer.is_early:
             self._say(b"150 Coming")
             yield at_once
-        if target is None:
-            peer = yield from self._called_at(own)
-        else:
-            peer = self.script.play.connect(target, self._server_host)
+        if transfer.fate in {"server gives up", "needs no data"}:
+            self._say(b"226 Nothing" if transfer.fate == "needs no data" else b"425 No")
+            return
+        peer = yield from self._data_of_server(own, target)
+        if peer is None:
+            self._say(b"425 Nobody has come")
+            return
         if not transfer.is_early:
             yield at_once
             self._say(b"150 Here")
         yield at_once
+        yield from self._carry(number, peer)
+
+    def _data_of_server(
+        self, own: Endpoint, target: Endpoint | None
+    ) -> Generator[Wait, None, Peer | None]:
+        """Return the server's end of a data connection, unless there is none."""
+        if target is None:
+            dial = yield from self._dialled(own)
+            return None if dial is None else dial.accept()
+        try:
+            return self.script.play.connect(target, self._server_host)
+        except ConnectionRefusedError:
+            return None
+
+    def _carry(self, number: int, peer: Peer) -> Story:
+        transfer = self._transfers[number]
+        if transfer.fate == "server breaks":
+            peer.send(transfer.content[:1])
+            yield at_once
+            last = [peer.reset, lambda: self._say(b"426 Broken")]
+            for act in last if transfer.ends_first else reversed(last):
+                act()
+                yield at_once
+            return
         if transfer.verb == "RETR":
             yield from _send(peer, transfer.content, ends=transfer.ends_first)
         else:
             yield lambda: peer.has_ended or peer.is_reset
             self.arrived[number] = None if peer.is_reset else peer.received
-        self._say(b"226 Done")
+        self._say(b"426 Broken" if peer.is_reset else b"226 Done")
         yield at_once
         peer.end()
+
+    def _closed_ports(self) -> Story:
+        """Refuse whoever comes to a port where the server does not wait any more."""
+        while True:
+            yield lambda: self._stray
+            assert self._stray is not None
+            self._stray.refuse()
+
+    @property
+    def _stray(self) -> Dialled | None:
+        for each in self.script.play.dials:
+            if each.target.host == self._server_host and each.target.port <= self._closed:
+                return each
+        return None
 
 
 def _send(peer: Peer, content: bytes, *, ends: bool = True) -> Story:
