@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fwproxy.address import Endpoint, HostName, IpFilter, Reach, Transport, reach_of
 from fwproxy.config.listeners import ListenerKind
-from fwproxy.connection.connection import Connection
+from fwproxy.connection.connection import Connection, ConnectionState
 from fwproxy.connection.naming import host_by_address, host_by_name
 from fwproxy.connection.sources import TRANSLATED, is_full_proxy
 from fwproxy.dispatch import BoundFilter
@@ -455,9 +455,14 @@ class Session(Holdings, SessionCalls):
             self._finish()
 
     def _let_in(self) -> None:
-        """Take those who came to its ports before its end and were not noticed yet."""
-        for action in tuple(self.permissions):
-            action.let_in()
+        """Take the servers that came before its end, not noticed yet, to clients that wait.
+
+        Nobody else would have the time to be connected to the other side.
+        """
+        for connection in tuple(self.connections):
+            waits = connection.state is ConnectionState.BOUND and connection.client_sock is not None
+            if waits and connection.permission is not None:
+                connection.permission.let_in()
 
     def _finish(self) -> None:
         if self.primary is None or self._hearings:

@@ -69,7 +69,7 @@ class Transfer:
     ends_first: bool = True
 
     def tell(self, codes: list[int]) -> None:
-        """Make sure that the next codes that the client got are right for it, and take them away."""
+        """Make sure that the next codes that the client got are right, and take them away."""
         assert codes.pop(0) == {"PASV": 227, "EPSV": 229}.get(self.setup, 200), codes
         if codes[0] == 150:
             codes.pop(0)
