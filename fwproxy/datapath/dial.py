@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 
 from fwproxy.address import Endpoint
+from fwproxy.datapath.base import close_socket
 from fwproxy.datapath.poll import READABLE, Poller
 from fwproxy.ports.sockets import make_transparent, set_up_stream
 
@@ -82,12 +83,16 @@ class Dial:
         self.cancel()
         self._poller.report(error)
 
-    def cancel(self) -> None:
-        """Give up; harmless when it is done."""
+    def cancel(self, *, abort: bool = True) -> None:
+        """Give up; harmless when it is done.
+
+        The peer may have answered already, and nobody have noticed. For it an end would be the
+        end of all that there was to send, unless *abort* makes it a reset.
+        """
         sock, self._sock = self._sock, None
         if sock is not None:
             self._poller.forget(sock.fileno())
-            sock.close()
+            close_socket(sock, abort=abort)
 
     def _fail(self, error: OSError) -> None:
         self.cancel()

@@ -92,14 +92,14 @@ class Race:
 
     def cancel(self) -> None:
         """Give up; harmless when it is done."""
-        self._end()
+        self._end(abort=True)
 
-    def _end(self) -> None:
+    def _end(self, *, abort: bool = False) -> None:
         self.is_done = True
         self._stop_waiting()
         dials, self._dials = self._dials, {}
         for dial in dials.values():
-            dial.cancel()
+            dial.cancel(abort=abort)
 
     def _stop_waiting(self) -> None:
         deadline, self._deadline = self._deadline, None

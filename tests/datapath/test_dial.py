@@ -114,6 +114,19 @@ async def test_after_giving_up_nothing_is_told():
         assert outcome.calls == 0
 
 
+async def test_who_has_answered_is_reset_if_nobody_waits_any_more():
+    async with running_poller() as poller:
+        upstream, outcome = Upstream(), Outcome()
+        with closing(upstream):
+            dial = Dial(poller, upstream.address, None, outcome)
+            sock, _ = upstream.sock.accept()  # the kernel has done its part at once
+            assert not dial.is_done
+            dial.cancel()
+            with closing(Peer(sock)) as peer:
+                assert await peer.is_cut_off()
+        assert outcome.calls == 0
+
+
 async def test_a_fault_of_the_receiver_is_reported():
     faults = []
     loop = asyncio.get_running_loop()
