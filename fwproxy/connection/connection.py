@@ -346,7 +346,8 @@ class Connection(ConnectionCalls):
             return
         self.state = ConnectionState.CLOSED
         self.close_reason = reason
-        self._release(abort=failed)
+        # One end alone must not hear an end: it would be that of an empty stream.
+        self._release(abort=failed or self.opening is not None)
         if self.permission is not None:
             self.permission.carried(self)
             if self.proxy_address is not None:

@@ -9,9 +9,10 @@ from clusters import end, open_cluster, share, shared
 from kernel_world import opened
 from kernel_world import world as kernel_world
 from own_network import in_own_network
-from rig import OTHER_HOST, eventually, open_world
+from rig import OTHER_HOST, Mute, eventually, open_world
 
 from fwproxy.config.config import Limits
+from fwproxy.connection.connection import ConnectionState
 
 LONG = Limits(idle_timeout=1e6)
 
@@ -76,6 +77,16 @@ async def test_a_server_that_came_before_its_session_ended_is_heard():
         await server.send(b"the file")
         server.close()
         assert await client.read_all() == b"the file"
+
+
+async def test_a_server_that_came_in_vain_hears_no_end_but_a_reset():
+    async with open_world(limits=LONG) as world:
+        primary, client = await world.primary(), world.add(Mute())
+        (made,) = await bind(primary, client.address)
+        server = await world.connect(proxy_address(made))
+        await eventually(lambda: made.state is ConnectionState.CONNECTING)
+        primary.session.end("its primary connection has ended")
+        assert await server.is_cut_off()
 
 
 async def test_a_shared_port_stays_for_who_comes_in_the_last_moment():
