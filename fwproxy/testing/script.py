@@ -63,6 +63,7 @@ class Script:
         kind: the listener's; with `GATEWAY` a filter has to call `Connection.connect`.
         answer: what happens to the connections that the proxy makes, or a function that tells.
         connect: whether the client connects at once.
+        users: the file of those who may log in; with it, clients must (`Session.log_in`).
         settings: the settings of each filter by its name.
         hosts: the addresses of host names.
         rest: what else a `Config` has: `limits`, `networks`, `relations`, `rules`, `secondary` ...
@@ -92,6 +93,7 @@ class Script:
         kind: ListenerKind = ListenerKind.FORWARD,
         answer: Answer | Callable[[Endpoint], Answer] = Answer.ACCEPT,
         connect: bool = True,
+        users: str | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         hosts: Mapping[str, Sequence[str]] | None = None,
         **rest: Any,
@@ -103,7 +105,9 @@ class Script:
         protocol = attrs.evolve(protocol or ProtocolDefinition(LISTENER), filters=names)
         upstream = parse_destination(server) if kind is ListenerKind.FORWARD else None
         self._server: Destination = parse_destination(server)
-        config = script_config(self._inside, protocol, protocols, kind, upstream, settings, rest)
+        config = script_config(
+            self._inside, protocol, protocols, kind, upstream, users, settings, rest
+        )
         self.loop = ManualLoop()
         self.loop.hosts.update({name: tuple(found) for name, found in (hosts or {}).items()})
         self.hosts = self.loop.hosts

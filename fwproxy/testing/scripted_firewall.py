@@ -70,6 +70,7 @@ def script_config(
     protocols: Sequence[ProtocolDefinition],
     kind: ListenerKind,
     upstream: Destination | None,
+    users: str | None,
     settings: Mapping[str, Mapping[str, Any]] | None,
     rest: Mapping[str, Any],
 ) -> Config:
@@ -77,7 +78,7 @@ def script_config(
     known = {each.name: each for each in (*BUILT_IN, *protocols, protocol)}
     rules = () if kind is ListenerKind.FORWARD else (Rule(allow=True),)
     return Config(
-        (ListenerConfig(LISTENER, bind, protocol.name, kind, upstream),),
+        (ListenerConfig(LISTENER, bind, protocol.name, kind, upstream, users=users),),
         protocols=tuple(known.values()),
         filters=settings or {},
         **{"rules": rules, "datapath": DatapathConfig(max_pipes=0), **rest},

@@ -32,6 +32,25 @@ def settings_files(client: str) -> dict[str, str]:
     return {path: "".join(f"{line}\n" for line in lines)}
 
 
+def gateway_forms(client: str, *, users: bool) -> list[str]:
+    """What the table of forms says that a client can be set to, with `users` or without."""
+    title, *rows = re.findall(
+        r"^(\| said to the gateway .*|\| `(?:USER|OPEN) .*) \|$", TEXT, re.MULTILINE
+    )
+    column = next(
+        n for n, cell in enumerate(title.split("|")) if cell.split(",")[0].strip() == client
+    )
+    cells = [row.split("|") for row in rows]
+    found = [row[column] for row in cells if row[2].strip() == ("yes" if users else "no")]
+    return [word.strip(" `") for cell in found for word in cell.split(",") if word.strip()]
+
+
+def given(client: str) -> list[str]:
+    """What the tables of gateway clients give a client to say, in its order."""
+    (setting,) = re.findall(rf"^\| {client} \| (.+) \|$", TEXT, re.MULTILINE)
+    return re.findall(r"`([^`]+)`", setting)
+
+
 def replaced(text: str, words: Mapping[str, str]) -> str:
     """The text with the words of the README's example replaced; each of them must be there."""
     for old, new in words.items():

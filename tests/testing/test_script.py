@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from shouting import DATA, OWN, SERVER_DATA, F, ShoutFilter, bind, redirect
 
-from fwproxy import Endpoint, IpFilter, Transport
+from fwproxy import Endpoint, IpFilter, ListenerKind, Transport, users
 from fwproxy.config.config import Limits
 from fwproxy.errors import AddressInUseError, AddressNotAvailableError
 from fwproxy.testing import CLIENT, PROXY_INSIDE, PROXY_OUTSIDE, SERVER, Script
+from fwproxy.users import PasswordHash
 
 # Bytes.
 
@@ -212,3 +215,25 @@ def test_datagrams() -> None:
         assert server.take() == [(b"reply", connection.proxy_address)]
         assert stranger.take() == []
         client.send(b"nobody", Endpoint(PROXY_INSIDE[4], 9))
+
+
+def test_users_log_in_as_they_really_do(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    users.write(file, {"anna": PasswordHash.make(b"open-sesame", cost_log2=4)})
+    kind, limits = ListenerKind.GATEWAY, Limits(max_failed_logins=2)
+    with Script(ShoutFilter, kind=kind, users=str(file), limits=limits) as script:
+        session = script.session
+        assert session.must_log_in
+        assert not script.run(session.log_in("anna", b"guess"))
+        assert script.run(session.log_in("anna", b"open-sesame"))
+        assert not session.must_log_in
+        script.connect_client()
+        assert not script.run(script.session.log_in("bert", b"open-sesame"))
+        script.connect_client()
+        assert not script.run(script.session.log_in("anna", b"open-sesame")), "has guessed twice"
+        file.write_text("no user at all")
+        script.advance(limits.failed_login_memory + 1)
+        assert script.run(script.session.log_in("anna", b"open-sesame")), "the former ones hold"
+        assert [line["event"] for line in script.log if line["level"] == "error"] == [
+            "users not read, the former ones hold"
+        ]

@@ -1,9 +1,9 @@
 """FTP: the control connection is read, the data connections are opened as its commands ask.
 
 `filter` is what fwproxy loads; `control` edits the two streams with `setup` (PORT, PASV and their
-sisters), `gateway` (`USER user@host`) and `channel` (the calls that open data connections). The
-rest knows nothing of connections: `commands` over the table in `verbs`, `replies`, `addresses`,
-`features`, `telnet`, `pending`.
+sisters), `gateway` (logins such as `USER user@host`) and `channel` (the calls that open data
+connections). The rest knows nothing of connections: `commands` over the table in `verbs`,
+`login_forms`, `replies`, `addresses`, `features`, `telnet`, `pending`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,13 @@ from fwproxy_filters.ftp.settings import FtpSettings
 from fwproxy_filters.ftp.verbs import Kind
 
 
-def check_command(command: Command, settings: FtpSettings) -> None:
+def check_command(command: Command, settings: FtpSettings, *, is_for_gateway: bool = False) -> None:
     """Make sure that a command may be used.
+
+    Args:
+        command: the client's.
+        settings: the listener's.
+        is_for_gateway: it names a server to a gateway, and what it would do at one is no matter.
 
     Raises:
         FtpSyntaxError: with the reply that the client gets.
@@ -21,6 +26,8 @@ def check_command(command: Command, settings: FtpSettings) -> None:
         raise FtpSyntaxError(501, f"The argument of {command.verb} is too long")
     if command.verb in settings.deny or (settings.allow and command.verb not in settings.allow):
         raise FtpSyntaxError(502, f"{command.verb} is not allowed here")
+    if is_for_gateway:
+        return
     if rule is None and settings.unknown_commands == "refuse" and not settings.allow:
         raise FtpSyntaxError(500, "Unknown command")
     if rule is not None and not rule.proxied:

@@ -147,9 +147,9 @@ class ClientSide:
                 control.log.warning("another protocol", verb=command.verb)
                 control.hang_up(_THIS_IS_FTP)
                 return None
-            check_command(command, control.settings)
             if control.setup is None:
                 return control.owner.login(control, command)
+            check_command(command, control.settings)
             return self._command(command, control.setup)
         except FtpSyntaxError as error:
             control.answer(error.reply)
@@ -169,8 +169,8 @@ class ClientSide:
             # urgent byte comes (RFC 959 section 4.1.3).
             self._is_synch = False
             self._control.to_server.send(TELNET_SYNCH, urgent=True)
-        if verb == "USER":
-            command = self._control.owner.user_command(command)
+        if verb in {"USER", "ACCT"}:
+            command = self._control.owner.server_command(command)
         elif verb in {"QUIT", "REIN"}:
             self._control.renew(None)
             setup.reset()

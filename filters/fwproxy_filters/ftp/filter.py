@@ -124,6 +124,11 @@ class FtpSession(SessionFilter):
         else:
             self._login.greeting(control, line)
 
-    def user_command(self, command: Command) -> Command:
-        """Return USER as the server shall get it."""
-        return command if self._login is None else self._login.user_command(command)
+    def reply_to_user(self, control: ControlFilter, line: ReplyLine) -> None:
+        """Handle the reply to a USER whose password the client has said already."""
+        if self._login is not None:
+            self._login.reply_to_user(control, line)
+
+    def server_command(self, command: Command) -> Command:
+        """Return USER or ACCT as the server shall get it."""
+        return command if self._login is None else self._login.server_command(command)

@@ -1,20 +1,30 @@
-"""The FTP gateway's login, `USER user@host[:port]`, which clients' proxy settings produce.
+"""The FTP gateway's login, until the client has named a server and that has greeted.
 
-Where the listener has users, they log in at the gateway before that, by USER and PASS. What stands
-before the @ later is for the server: nobody here knows whether it is true, and it grants nothing.
+`login_forms` has the forms in which clients do it. Where the listener has users, they log in at the
+gateway before anything is connected to. What else a client says of itself is for the server: nobody
+here knows whether it is true, and it grants nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from typing import TYPE_CHECKING
 
-from fwproxy import Destination
-from fwproxy.address import parse_destination
 from fwproxy.errors import CallError, DeniedError, NotAuthenticatedError
-from fwproxy.protocol import FTP
+from fwproxy_filters.ftp.checks import check_command
 from fwproxy_filters.ftp.commands import Command, parse_command
 from fwproxy_filters.ftp.errors import FtpSyntaxError
-from fwproxy_filters.ftp.pending import Pending
+from fwproxy_filters.ftp.login_forms import (
+    HOW,
+    HOW_TO_USERS,
+    NAMING_VERBS,
+    GatewayPassword,
+    LoginRequest,
+    parse_server,
+    parse_user,
+)
+from fwproxy_filters.ftp.pending import LOGIN, Pending
 from fwproxy_filters.ftp.replies import ReplyLine, format_reply
 from fwproxy_filters.ftp.settings import FtpSettings
 
@@ -28,19 +38,26 @@ WELCOME_TO_USERS = format_reply(
 )
 MAX_LOGINS = 3
 """Wrong logins at the gateway on one connection, until it is closed."""
-_HOW = "Log in first, as user@host or user@host:port"
-_HOW_TO_USERS = "Log in to the gateway first, by USER and PASS, and then as user@host"
+_NEEDS_PASSWORD = 331
+_KEY_SIZE = 32
 
 
 class GatewayLogin:
-    """Talks with the client until it has named a server that can be reached."""
+    """Talks with the client until it has named a server that can be reached.
+
+    It waits for USER, OPEN or SITE; with a request that awaits a password at the gateway for PASS;
+    and for ACCT after that, if the password is to come there. Any USER begins anew, also one
+    that is refused.
+    """
 
     def __init__(self, settings: FtpSettings) -> None:
         self._settings = settings
-        self._server: Destination | None = None
-        self._user = b""
-        self._proxy_user: str | None = None
+        self._request: LoginRequest | None = None  # awaits a password at the gateway
+        self._server_password: bytes | None = None  # until the server asks for it
+        self._granted: LoginRequest | None = None  # has led to the server
         self._wrong_logins = 0
+        self._key = secrets.token_bytes(_KEY_SIZE)
+        self._gateway_digest: bytes | None = None  # of the right password there
 
     def command(self, control: ControlFilter, command: Command) -> Work:
         """Handle a command before there is a server.
@@ -48,90 +65,156 @@ class GatewayLogin:
         Raises:
             FtpSyntaxError: with the reply that the client gets.
         """
-        must_log_in = control.owner.session.must_log_in
-        if command.verb == "USER" and not must_log_in:
-            self._user, server = split_user(command.argument or b"")
-            return self._connect(control, server)
-        if command.verb == "USER":
-            self._take_name(control, command.argument or b"")
-        elif command.verb == "PASS" and must_log_in and self._proxy_user is not None:
-            return self._log_in(control, self._proxy_user, command.argument or b"")
-        elif command.verb == "QUIT":
+        verb, argument = command.verb, command.argument or b""
+        if verb == "USER":
+            self._forget()
+        check_command(command, self._settings, is_for_gateway=verb in NAMING_VERBS)
+        must_log_in, request = control.owner.session.must_log_in, self._request
+        if verb == "USER":
+            return self._take_user(control, argument, must_log_in=must_log_in)
+        if verb == "PASS" and request is not None:
+            return self._take_password(control, request, argument)
+        if verb == "ACCT" and request is not None and self._server_password is not None:
+            return self._log_in(control, request, argument)
+        if verb in NAMING_VERBS and not must_log_in:
+            return self._connect(control, parse_server(argument))
+        if verb == "QUIT":
             control.hang_up(format_reply(221, b"Goodbye"))
-        elif command.verb == "NOOP":
+        elif verb == "NOOP":
             control.answer(format_reply(200, b"NOOP command successful"))
-        elif command.verb == "FEAT":
+        elif verb == "FEAT":
             control.answer(format_reply(211, b"Features:", b"UTF8", b"End"))
         else:
-            raise FtpSyntaxError(530, _HOW_TO_USERS if must_log_in else _HOW)
+            raise FtpSyntaxError(530, HOW_TO_USERS if must_log_in else HOW)
         return None
 
-    def _take_name(self, control: ControlFilter, argument: bytes) -> None:
-        """Take the name of a user of the gateway; the password for a server must not follow."""
-        self._proxy_user = None
-        if not argument or b"@" in argument:
-            raise FtpSyntaxError(530, _HOW_TO_USERS)
-        self._proxy_user = argument.decode("utf-8", "replace")
-        control.answer(format_reply(331, b"Password of the gateway, please"))
+    def _take_user(self, control: ControlFilter, argument: bytes, *, must_log_in: bool) -> Work:
+        request = parse_user(argument, must_log_in=must_log_in)
+        if request.gateway_password is GatewayPassword.NOWHERE:
+            return self._connect(control, request)
+        self._request = request
+        both = request.gateway_password is GatewayPassword.END_OF_PASS
+        text = b"password@gateway-password, please" if both else b"Password, please"
+        if request.user is None:
+            text = b"Password of the gateway, please"
+        control.answer(format_reply(_NEEDS_PASSWORD, text))
+        return None
 
-    async def _log_in(self, control: ControlFilter, user: str, password: bytes) -> None:
-        self._proxy_user = None
-        if await control.owner.session.log_in(user, password):
-            text = b"Welcome to the gateway, now log in as user@host or user@host:port"
-            control.answer(format_reply(230, text))
+    def _take_password(
+        self, control: ControlFilter, request: LoginRequest, password: bytes
+    ) -> Work:
+        if request.gateway_password is GatewayPassword.PASS:
+            return self._log_in(control, request, password)
+        if request.gateway_password is GatewayPassword.ACCT:
+            self._server_password = password
+            text = b"Password of the gateway, please, by ACCT"
+            control.answer(format_reply(332, text))
+            return None
+        self._server_password, at, gateway_password = password.rpartition(b"@")
+        if not at:
+            self._forget()
+            raise FtpSyntaxError(530, "Give both passwords, as password@gateway-password")
+        return self._log_in(control, request, gateway_password)
+
+    def _forget(self) -> None:
+        self._request = self._server_password = None
+
+    async def _log_in(self, control: ControlFilter, request: LoginRequest, password: bytes) -> None:
+        self._request = None
+        if not await control.owner.session.log_in(request.gateway_user or "", password):
+            self._server_password = None
+            self._refuse(control)
             return
+        self._gateway_digest = self._digest(password)
+        if request.server is not None:
+            await self._connect(control, request)
+            return
+        text = b"Welcome to the gateway, now log in as user@host or user@host:port"
+        control.answer(format_reply(230, text))
+
+    def _refuse(self, control: ControlFilter) -> None:
         self._wrong_logins += 1
         if self._wrong_logins < MAX_LOGINS:
             control.answer(format_reply(530, b"Login incorrect"))
         else:
             control.hang_up(format_reply(421, b"Too many wrong logins"))
 
-    async def _connect(self, control: ControlFilter, server: Destination) -> None:
+    def _digest(self, password: bytes) -> bytes:
+        return hashlib.blake2b(password, key=self._key).digest()
+
+    async def _connect(self, control: ControlFilter, request: LoginRequest) -> None:
+        """Connect to the server that has been named, if the policy allows it.
+
+        A client that has named itself together with the server cannot try again: the same words
+        would mean something else now, and tell the server the password at the gateway.
+        """
+        server = request.server
+        assert server is not None  # noqa: S101 - whoever calls has found one
         try:
             await control.connection.connect(server)
         except CallError as error:
+            self._server_password = None
             control.log.warning("gateway login refused", server=str(server), reason=str(error))
-            denied = isinstance(error, DeniedError | NotAuthenticatedError)
-            text = b"This server is not allowed" if denied else b"The server cannot be reached"
-            control.answer(format_reply(530 if denied else 434, text))
+            if request.gateway_user is None:
+                control.answer(_refusal(error))
+            else:
+                control.hang_up(_refusal(error))
             return
-        self._server = server
+        self._granted = request
         control.expect_greeting(is_exclusive=True)
+
+    # When there is a server.
 
     def greeting(self, control: ControlFilter, line: ReplyLine) -> None:
         """Keep the server's greeting to ourselves and log in; pass a refusal on."""
-        if line.code >= 300:
+        request = self._granted
+        if line.code >= 300 or request is None:
+            self._server_password = None
             control.to_client.send(line.raw)
-        elif line.is_last and line.code >= 200:
-            control.send(b"USER %b\r\n" % self._user, Pending("USER"))
+        elif not line.is_last or line.code < 200:
+            return
+        elif request.user is not None:
+            has_password = self._server_password is not None
+            pending = Pending(LOGIN if has_password else "USER", is_exclusive=has_password)
+            control.send(b"USER %b\r\n" % request.user, pending)
+        elif request.gateway_user is not None:
+            control.tell(format_reply(230, b"Welcome to the gateway, now log in to the server"))
+        else:
+            control.tell(format_reply(220, b"Connected to the server, now log in"))
 
-    def user_command(self, command: Command) -> Command:
-        """Take the host off a later USER, which must be the same.
+    def reply_to_user(self, control: ControlFilter, line: ReplyLine) -> None:
+        """Answer the server's question for the password, which the client has said already."""
+        if line.code != _NEEDS_PASSWORD:
+            control.to_client.send(line.raw)
+        elif line.is_last and self._server_password is not None:
+            control.send(b"PASS %b\r\n" % self._server_password, Pending("PASS"))
+        if line.is_last and line.code >= 200:
+            self._server_password = None
+
+    def server_command(self, command: Command) -> Command:
+        """Return USER or ACCT as the server shall get it: without a host, which must be the same.
+
+        Some clients (ncftp) answer every question for an account with their password at the
+        gateway: no server shall get that by asking.
 
         Raises:
-            FtpSyntaxError: it is another one.
+            FtpSyntaxError: the server must not get it.
         """
-        if b"@" not in (command.argument or b""):
+        argument = command.argument or b""
+        if command.verb == "ACCT":
+            if self._digest(argument) == self._gateway_digest:
+                raise FtpSyntaxError(530, "That is the password of the gateway")
             return command
-        user, server = split_user(command.argument or b"")
-        if server != self._server:
+        granted = self._granted
+        if b"@" not in argument or granted is None or granted.user is None:
+            return command
+        request = parse_user(argument, must_log_in=False)
+        if granted.gateway_user is not None or request.server != granted.server:
             raise FtpSyntaxError(530, "This connection has a server, open another one")
-        return parse_command(b"USER " + user)
+        return parse_command(b"USER " + (request.user or b""))
 
 
-def split_user(argument: bytes) -> tuple[bytes, Destination]:
-    """Split `user@host[:port]` at its last at-sign; the user may hold others.
-
-    Raises:
-        FtpSyntaxError: with 530, there is no host or it is none.
-    """
-    user, at, host = argument.strip(b" ").rpartition(b"@")
-    if not at or not user or not host.isascii():
-        raise FtpSyntaxError(530, _HOW)
-    try:
-        text = host.decode("ascii")
-        if text.startswith("[") and text.endswith("]"):
-            text += f":{FTP.ports[0]}"
-        return user, parse_destination(text, FTP.ports[0])
-    except CallError as error:
-        raise FtpSyntaxError(530, _HOW) from error
+def _refusal(error: CallError) -> bytes:
+    if isinstance(error, DeniedError | NotAuthenticatedError):
+        return format_reply(530, b"This server is not allowed")
+    return format_reply(434, b"The server cannot be reached")

@@ -25,6 +25,8 @@ from fwproxy_filters.ftp.verbs import RULES, Kind
 
 GREETING = "greeting"
 """Stands in for a verb where the server speaks first."""
+LOGIN = "login"
+"""Stands in for USER where a gateway logs in, with a password that the client has said already."""
 
 ACTIVE_VERBS = frozenset({"PORT", "EPRT"})
 PASSIVE_VERBS = frozenset({"PASV", "EPSV"})
@@ -42,7 +44,8 @@ class Pending:
     """One command sent to the server, or a reply of our own that waits for its turn.
 
     Attributes:
-        verb: the verb as the server got it; `GREETING` for what it says first.
+        verb: the verb as the server got it; `GREETING` for what it says first,
+            and `LOGIN`.
         asked: the verb as the client sent it, where that differs.
         reply: our own reply, for a command that the server never got.
         channel: the data connection that the command sets up or uses.

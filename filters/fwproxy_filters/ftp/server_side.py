@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fwproxy_filters.ftp.errors import MalformedReplyError
 from fwproxy_filters.ftp.features import FeatureEditor
-from fwproxy_filters.ftp.pending import GREETING, SETUP_VERBS, Pending
+from fwproxy_filters.ftp.pending import GREETING, LOGIN, SETUP_VERBS, Pending
 from fwproxy_filters.ftp.replies import ReplyItem, ReplyLine, ReplyReader, format_reply
 from fwproxy_filters.ftp.setup import Work
 
@@ -124,6 +124,8 @@ class ServerSide:
             return None
         elif pending.verb == GREETING:
             control.owner.greeting(control, line)
+        elif pending.verb == LOGIN:
+            control.owner.reply_to_user(control, line)
         elif pending.verb in SETUP_VERBS:
             if line.code >= 200 and control.setup is not None:
                 return control.setup.reply(pending, line)

@@ -31,6 +31,8 @@ from fwproxy_filters.ftp.filter import _SHARE_OF_FILTER_TIMEOUT
 CLIENT_V4, CLIENT_V6 = t.CLIENT[4], t.CLIENT[6]
 SERVER_V4, SERVER_V6 = t.SERVER[4], t.SERVER[6]
 FIRST_PORT = 40000
+GATEWAY_SECRETS = {"anna": "open-sesame", "bert": "12345"}
+"""The users of a gateway in a script, and their passwords (the fixture `gateway_users`)."""
 OPENING = {
     "bind": "bind_for_client",
     "dial": "connect",
@@ -103,6 +105,7 @@ class Script:
         patience: float = 10.0,
         max_buffer: int = Limits().max_buffer,
         hosts: dict[str, list[str]] | None = None,
+        users: str | None = None,
         **settings: Any,
     ) -> None:
         self.server_host = server
@@ -114,6 +117,7 @@ class Script:
             server=str(Endpoint(server, 21)),
             kind=ListenerKind.GATEWAY if gateway else ListenerKind.FORWARD,
             answer=_answer,
+            users=users,
             settings={"ftp": settings},
             hosts=hosts,
             limits=Limits(

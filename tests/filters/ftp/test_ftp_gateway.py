@@ -14,7 +14,8 @@ from fwproxy.config.config import Limits
 from fwproxy.errors import NoServerReplyError, PolicyRulesDeniedError
 from fwproxy.policy.policy import Network, Rule
 from fwproxy_filters.ftp.errors import FtpSyntaxError
-from fwproxy_filters.ftp.gateway import WELCOME, split_user
+from fwproxy_filters.ftp.gateway import WELCOME
+from fwproxy_filters.ftp.login_forms import LoginRequest, parse_user
 
 GATEWAY = {"kind": ListenerKind.GATEWAY}
 
@@ -34,7 +35,7 @@ GATEWAY = {"kind": ListenerKind.GATEWAY}
     ],
 )
 def test_user_and_host(argument, user, server):
-    assert split_user(argument) == (user, server)
+    assert parse_user(argument, must_log_in=False) == LoginRequest(server, user)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_user_and_host(argument, user, server):
 )  # fmt: skip
 def test_no_user_and_host(argument):
     with pytest.raises(FtpSyntaxError) as caught:
-        split_user(argument)
+        parse_user(argument, must_log_in=False)
     assert caught.value.reply_code == 530
 
 

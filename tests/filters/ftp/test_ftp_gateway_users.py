@@ -88,7 +88,12 @@ async def test_the_name_for_the_server_is_nobodys_word(file, file_is_there):
         client = await world.connect()
         assert await client.reply() == (WELCOME_TO_USERS if file_is_there else WELCOME)
         reply = await client.ask(f"USER anna@{world.server.address}")
-        assert reply == (HOW if file_is_there else b"530 This server is not allowed\r\n")
+        if file_is_there:
+            assert reply == b"331 Password of the gateway, please\r\n"
+            reply = await client.ask("PASS for-the-server")
+            assert reply == b"530 Login incorrect\r\n"
+        else:
+            assert reply == b"530 This server is not allowed\r\n"
         assert not world.server.dialogues
         (session,) = world.firewall.sessions
         assert session.authenticated_user is None
@@ -97,7 +102,7 @@ async def test_the_name_for_the_server_is_nobodys_word(file, file_is_there):
 @pytest.mark.parametrize(
     ("said", "code"),
     [
-        ("PASS open-sesame", 530), ("USER joe@192.0.2.1", 530), ("USER", 501), ("USER ", 501),
+        ("PASS open-sesame", 530), ("USER joe@192.0.2.1", 331), ("USER", 501), ("USER ", 501),
         ("PASV", 530), ("RETR f", 530), ("NOOP", 200), ("FEAT", 211), ("AUTH TLS", 534),
         ("QUIT", 221),
     ],
@@ -109,15 +114,16 @@ async def test_before_the_login(file, said, code):
         assert not world.server.dialogues
 
 
-async def test_a_password_for_a_server_is_not_taken_for_one_of_the_gateway(file):
-    """A client that has not been set to log in here sends what is nobody's business here."""
+async def test_a_client_that_is_not_set_to_log_in_is_one_that_guesses(file, logged):
+    """`USER user@host` has two meanings, and its password may be that of the gateway."""
     async with gateway(file, limits=Limits(max_failed_logins=1)) as world:
         client = await greeted(world)
-        assert await client.code("USER anna") == 331
-        assert await client.ask(f"USER anna@{world.server.address}") == HOW
-        assert await client.ask("PASS for-the-server") == HOW
+        assert await client.code(f"USER anna@{world.server.address}") == 331
+        assert await client.ask("PASS for-the-server") == b"530 Login incorrect\r\n"
         _, code = await log_in(world, "anna", "open-sesame")
-        assert code == 230, "that was no guess"
+        assert code == 530, "that was a guess"
+        assert not world.server.dialogues
+        assert "for-the-server" not in str(logged)
 
 
 async def test_wrong_logins_on_one_connection_are_counted(file):
@@ -135,6 +141,60 @@ async def test_wrong_logins_of_one_address_are_counted(file):
         for _ in range(2):
             assert (await log_in(world, "anna", "guess"))[1] == 530
         assert (await log_in(world, "anna", "open-sesame"))[1] == 530, "right, but too late"
+        assert not world.server.dialogues
+
+
+NAMED_WITH_SERVER = {
+    "type 5": ["USER {user}@{gateway_user}@{server}", "PASS for-the-server@{password}"],
+    "type 6": ["USER {gateway_user}@{server}", "PASS {password}"],
+    "type 7": ["USER {user}@{server} {gateway_user}", "PASS for-the-server", "ACCT {password}"],
+}
+
+
+async def log_in_with_server(
+    world: FtpWorld, form: str, gateway_user: str, password: str
+) -> tuple[FtpClient, bytes]:
+    """Say who it is at the gateway and at the server, where it is anna; return the last reply."""
+    client = await greeted(world)
+    words = {"user": "anna", "gateway_user": gateway_user, "password": password}
+    *first, last = (
+        line.format(server=world.server.address, **words) for line in NAMED_WITH_SERVER[form]
+    )
+    for line in first:
+        assert await client.code(line) in {331, 332}
+    return client, await client.ask(last)
+
+
+@pytest.mark.parametrize("form", NAMED_WITH_SERVER)
+async def test_logins_that_name_the_server_at_once(file, form):
+    async with gateway(file, rest=ONLY_ANNA) as world:
+        client, reply = await log_in_with_server(world, form, "anna", "open-sesame")
+        assert reply.startswith(b"230 ")
+        if form == "type 6":
+            assert await client.code("USER anna") == 331
+            assert await client.code("PASS for-the-server") == 230
+        assert await world.fetch(client) == FILE
+        assert world.server.last.lines[:2] == [b"USER anna", b"PASS for-the-server"]
+
+
+@pytest.mark.parametrize("form", NAMED_WITH_SERVER)
+async def test_wrong_logins_that_name_the_server_are_counted(file, form):
+    async with gateway(file, limits=Limits(max_failed_logins=2)) as world:
+        for _ in range(2):
+            _, reply = await log_in_with_server(world, form, "anna", "guess")
+            assert reply == b"530 Login incorrect\r\n"
+        _, reply = await log_in_with_server(world, form, "anna", "open-sesame")
+        assert reply == b"530 Login incorrect\r\n", "right, but too late"
+        assert not world.server.dialogues
+
+
+@pytest.mark.parametrize("form", NAMED_WITH_SERVER)
+async def test_the_rules_hold_for_who_has_logged_in(file, form):
+    """Not for who the client wants to be at the server."""
+    async with gateway(file, rest=ONLY_ANNA) as world:
+        client, reply = await log_in_with_server(world, form, "bert", "12345")
+        assert reply == b"530 This server is not allowed\r\n"
+        assert await client.rest() == b""
         assert not world.server.dialogues
 
 
