@@ -112,7 +112,7 @@ class Scene:
         self._client_host, self._server_host = HOSTS[versions[0]][0], HOSTS[versions[1]][1]
         self._transfers = transfers
         self._rng = rng
-        self._is_stuck = False
+        self._waits = len(transfers) + 1
         self._closed = 0
         self.arrived: list[bytes | None] = [None] * len(transfers)
 
@@ -140,10 +140,15 @@ class Scene:
                     self._rng.choice(choices)()
                 elif self._is_stuck:
                     return
-                else:  # the last thing that can help
+                else:  # the last thing that can help, once for each transfer
                     loop.advance(PATIENCE)
-                    self._is_stuck = not loop.is_busy
+                    self._waits -= 1
         raise AssertionError("there is no end to it")
+
+    @property
+    def _is_stuck(self) -> bool:
+        """Whether nothing happens any more, however long everybody waits."""
+        return self._waits <= 0
 
     def _arrange(self, descriptors: list[int]) -> list[int]:
         self._rng.shuffle(descriptors)
