@@ -33,6 +33,7 @@ class Dialogue:
         self.lines: list[bytes] = []
         self.stored: list[bytes] = []
         self._buffer = b""
+        self._has_left = False
         self._listener: asyncio.Server | None = None
         self._accepted: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
         self._accepted = asyncio.Queue()
@@ -73,12 +74,22 @@ class Dialogue:
         """Close the control connection, both ways, and nothing else."""
         self.peer.sock.shutdown(socket.SHUT_RDWR)
 
+    def leave_for_good(self) -> None:
+        """Close the data connections too, whatever is waited for, and those that are to come."""
+        self._has_left = True
+        with contextlib.suppress(OSError):
+            self.leave()
+        self._close_data()
+
     def close(self) -> None:
         """Close the control connection and everything that belongs to it."""
+        self._close_data()
+        self.peer.close()
+
+    def _close_data(self) -> None:
         self.close_listener()
         for writer in self._writers:
             writer.close()
-        self.peer.close()
 
     def close_listener(self) -> None:
         if self._listener is not None:
@@ -95,6 +106,8 @@ class Dialogue:
 
         async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self._writers.append(writer)
+            if self._has_left:
+                writer.close()
             await queue.put((reader, writer))
 
         self._listener = await asyncio.start_server(accepted, self.server.address.host, 0)

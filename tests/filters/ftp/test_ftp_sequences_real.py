@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import socket
 from typing import Any
 
 import pytest
@@ -141,8 +140,7 @@ async def session(mode: str, answers: list[Any], steps: list[Any], last: str) ->
         await rover.do("says", ["QUIT"] if last == "quit" else [])
         if last != "server leaves":
             (client.peer.reset if last == "reset" else client.close)()
-        with contextlib.suppress(OSError):
-            world.server.last.peer.sock.shutdown(socket.SHUT_RDWR)
+        world.server.last.leave_for_good()
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
