@@ -61,7 +61,7 @@ class ClientSide:
             self._hold(self._held + data)
             return None
         if self._waiting > MAX_WAITING:
-            return self._feed_later(data)
+            return lambda: self._feed_later(data)
         self.put(data)
         return self.take()
 
@@ -91,7 +91,7 @@ class ClientSide:
             return
         work = self.feed(data)
         if work is not None:
-            await work
+            await work()
 
     def take(self) -> Work:
         """Handle the lines whose turn has come."""
@@ -101,12 +101,12 @@ class ClientSide:
         if work is None:
             return None
         self._is_busy = True
-        return self._go_on(work)
+        return lambda: self._go_on(work)
 
     async def _go_on(self, work: Work) -> None:
         try:
             while work is not None:
-                await work
+                await work()
                 work = self._advance()
         finally:
             self._is_busy = False
@@ -185,7 +185,7 @@ class ClientSide:
             channel = None  # used up by a transfer before
         self._control.send(command.wire, Pending(command.verb, channel=channel))
         if channel is not None and channel.waits_for_start:
-            return setup.start(channel)
+            return lambda: setup.start(channel)
         return None
 
     # AUTH: what follows is TLS if the server agrees, and commands if not.

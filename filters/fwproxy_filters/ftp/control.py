@@ -153,7 +153,7 @@ class ControlFilter(DataFilter):
         if self.is_opaque:
             self.to_server.send(data)
         elif not self.is_closing:
-            return self._commands.feed(data)
+            return _begun(self._commands.feed(data))
         return None
 
     def data_from_server(self, data: bytes) -> Handled:
@@ -162,19 +162,19 @@ class ControlFilter(DataFilter):
             self.to_client.send(data)
         elif not self.is_closing:
             work = self._replies.feed(data)
-            return self._commands.take() if work is None else self._take_after(work)
+            return _begun(self._commands.take()) if work is None else self._take_after(work)
         return None
 
     async def _take_after(self, work: Work) -> None:
         if work is not None:
-            await work
+            await work()
         work = self._commands.take()
         if work is not None:
-            await work
+            await work()
 
     def end_from_client(self) -> Handled:
         """Tell the server, after the last command."""
-        return self._commands.end()
+        return _begun(self._commands.end())
 
     def no_more_commands(self) -> None:
         """Withdraw what no command can use any more."""
@@ -194,3 +194,7 @@ class ControlFilter(DataFilter):
             if not self._awaits_data:
                 self.to_server.half_close()
         return None
+
+
+def _begun(work: Work) -> Handled:
+    return None if work is None else work()

@@ -75,9 +75,10 @@ class GatewayLogin:
         if verb == "PASS" and request is not None:
             return self._take_password(control, request, argument)
         if verb == "ACCT" and request is not None and self._server_password is not None:
-            return self._log_in(control, request, argument)
+            return lambda: self._log_in(control, request, argument)
         if verb in NAMING_VERBS and not must_log_in:
-            return self._connect(control, parse_server(argument))
+            named = parse_server(argument)
+            return lambda: self._connect(control, named)
         if verb == "QUIT":
             control.hang_up(format_reply(221, b"Goodbye"))
         elif verb == "NOOP":
@@ -91,7 +92,7 @@ class GatewayLogin:
     def _take_user(self, control: ControlFilter, argument: bytes, *, must_log_in: bool) -> Work:
         request = parse_user(argument, must_log_in=must_log_in)
         if request.gateway_password is GatewayPassword.NOWHERE:
-            return self._connect(control, request)
+            return lambda: self._connect(control, request)
         self._request = request
         both = request.gateway_password is GatewayPassword.END_OF_PASS
         text = b"password@gateway-password, please" if both else b"Password, please"
@@ -104,7 +105,7 @@ class GatewayLogin:
         self, control: ControlFilter, request: LoginRequest, password: bytes
     ) -> Work:
         if request.gateway_password is GatewayPassword.PASS:
-            return self._log_in(control, request, password)
+            return lambda: self._log_in(control, request, password)
         if request.gateway_password is GatewayPassword.ACCT:
             self._server_password = password
             text = b"Password of the gateway, please, by ACCT"
@@ -114,7 +115,7 @@ class GatewayLogin:
         if not at:
             self._forget()
             raise FtpSyntaxError(530, "Give both passwords, as password@gateway-password")
-        return self._log_in(control, request, gateway_password)
+        return lambda: self._log_in(control, request, gateway_password)
 
     def _forget(self) -> None:
         self._request = self._server_password = None

@@ -49,11 +49,11 @@ class ServerSide:
             return None
         self._items.extend(self._reader.feed(data))
         work = self._advance()
-        return None if work is None else self._go_on(work)
+        return None if work is None else lambda: self._go_on(work)
 
     async def _go_on(self, work: Work) -> None:
         while work is not None:
-            await work
+            await work()
             work = self._advance()
 
     def _advance(self) -> Work:
@@ -72,7 +72,7 @@ class ServerSide:
         pending = self._replying
         work = self._unasked(item) if pending is None else self._line(pending, item)
         if work is not None:
-            return self._finish_later(work, item)
+            return lambda: self._finish_later(work, item)
         self._finish(item)
         return None
 
@@ -96,7 +96,7 @@ class ServerSide:
 
     async def _finish_later(self, work: Work, line: ReplyLine) -> None:
         if work is not None:
-            await work
+            await work()
         self._finish(line)
 
     def _finish(self, line: ReplyLine) -> None:
@@ -142,7 +142,7 @@ class ServerSide:
     def _transfer_succeeds(self, pending: Pending, line: ReplyLine) -> Work:
         channel = pending.channel
         if channel is not None and (channel.is_half_open or channel.awaits_server):
-            return self._succeed_later(pending, line)
+            return lambda: self._succeed_later(pending, line)
         self._say_how_it_ended(pending, line)
         return None
 

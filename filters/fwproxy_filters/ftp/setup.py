@@ -28,8 +28,11 @@ from fwproxy_filters.ftp.replies import ReplyLine, format_reply
 if TYPE_CHECKING:
     from fwproxy_filters.ftp.control import ControlFilter
 
-Work = Coroutine[Any, Any, None] | None
-"""What handling a line leaves to wait for, if anything."""
+Work = Callable[[], Coroutine[Any, Any, None]] | None
+"""What handling a line leaves to do and to wait for, if anything.
+
+It is begun when its turn has come, which it may never have: the connection may end before.
+"""
 
 _EXTENDED = frozenset({"EPRT", "EPSV"})
 _FAMILY_NUMBER = {4: 1, 6: 2}
@@ -78,7 +81,7 @@ class DataSetup:
             client = parse_eprt(argument, (_FAMILY_NUMBER[self._client_version],))
         if client.is_unspecified:  # what lftp says of itself (`EPRT |2|::|port|`)
             client = self._control.connection.client_address.with_port(client.port)
-        return self._guarded(lambda: self._active(command.verb, client))
+        return lambda: self._guarded(lambda: self._active(command.verb, client))
 
     def _epsv(self, command: Command) -> Work:
         wanted = parse_epsv(command.argument, (_FAMILY_NUMBER[self._client_version],))
@@ -97,7 +100,7 @@ class DataSetup:
 
     def _passive(self, asked: str) -> Work:
         if self._mode == "active":
-            return self._guarded(lambda: self._server_connects(asked, None))
+            return lambda: self._guarded(lambda: self._server_connects(asked, None))
         self._ask_server_to_wait(asked, None, converted=False)
         return None
 
@@ -186,7 +189,7 @@ class DataSetup:
         elif pending.verb in ACTIVE_VERBS:
             self._server_will_connect(pending, line)
         elif line.is_last:
-            return self._server_waits(pending, line)
+            return lambda: self._server_waits(pending, line)
         return None
 
     def _server_refuses(self, pending: Pending, line: ReplyLine) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
+
 import pytest
 from scripted import CLIENT_V6, Script
 
@@ -374,3 +377,24 @@ def test_a_client_cannot_come_any_more_when_its_server_is_gone():
         script.heard(), script.got()
         script.client(b"RETR f\r\n")
         assert script.heard() == b"425 Cannot open a data connection\r\n"
+
+
+@pytest.mark.parametrize("speaker", ["client", "server"])
+def test_what_has_not_begun_when_the_connection_breaks_is_never_begun(speaker):
+    """Python says so of coroutines that nobody has awaited: there must be none."""
+    with warnings.catch_warnings(record=True) as caught, Script() as script:
+        warnings.simplefilter("always")
+        if speaker == "server":
+            script.client(b"PASV\r\n")
+        script.play.arrange = lambda descriptors: sorted(descriptors, reverse=speaker == "server")
+        with script.play.at_once():
+            if speaker == "client":
+                script.client(b"PORT 10,0,0,8,20,1\r\n")
+                script.play.server.reset()
+            else:
+                script.server(b"227 Entering Passive Mode (192,0,2,1,200,1)\r\n")
+                script.play.client.reset()
+        assert script.play.client.is_reset or script.play.server.is_reset
+        assert not script.actions
+        gc.collect()
+    assert not caught
