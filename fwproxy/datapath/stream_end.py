@@ -169,14 +169,16 @@ class End:
         try:
             size = self.sock.recv_into(scratch, self._relay.read_size)
         except BlockingIOError:
-            self.reads_on, size = False, 0
-            if not self.lost:
-                return None
+            self.reads_on = False
+            if self.lost:
+                self._relay.fail(self.lost)
+            return None
         except OSError as error:
-            if not self.lost:
+            if self.lost:
+                self._relay.fail(self.lost)
+            else:
                 self._relay.broken(error)
-                return None
-            size = 0
+            return None
         if self.lost and not size:
             self._relay.fail(self.lost)
             return None
