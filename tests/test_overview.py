@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -12,6 +13,7 @@ import pytest
 from fwproxy.address import Endpoint, HostName, Transport
 from fwproxy.config.config import Config, DatapathConfig, Limits, PortRange, SecondaryConfig
 from fwproxy.config.listeners import ListenerConfig, ListenerKind
+from fwproxy.config.resolver import ResolverConfig
 from fwproxy.config.shared import SharedAllow, SharedConfig, SharedTarget
 from fwproxy.policy.policy import Network, NetworkRelation, Relation, Rule
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
@@ -179,3 +181,42 @@ def test_tproxy_needs_a_capability(
     config = Config([listener], rules=(Rule(allow=True),))
     found = [line for line in host.shortcomings(config) if "CAP_NET_ADMIN" in line]
     assert bool(found) is not may
+
+
+DNS = ResolverConfig("dns", (Endpoint("192.0.2.53", 53), Endpoint("2001:db8::53", 5353)))
+
+
+def test_the_overview_says_whom_names_are_asked_of() -> None:
+    assert not any("asked of" in line for line in overview(two_networks()))
+    lines = list(overview(two_networks(resolver=DNS)))
+    assert "  asked of 192.0.2.53:53, [2001:db8::53]:5353, for 5 seconds at most" in lines
+    assert "  remembered for as long as the answer says, 3600 seconds at most" in lines
+    lines = list(overview(two_networks(resolver=ResolverConfig("dns", max_ttl=60))))
+    assert "  asked of the servers of /etc/resolv.conf, for 5 seconds at most" in lines
+
+
+@pytest.mark.parametrize("text", ["", "# nameserver 192.0.2.53\n", "search a.test\nnameserver\n"])
+def test_nobody_to_ask_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "resolv.conf"
+    monkeypatch.setattr(host, "_RESOLV_CONF", str(path))
+
+    def warned(resolver: ResolverConfig) -> bool:
+        config = two_networks(resolver=resolver)
+        return any("no name will resolve" in each for each in warnings(config))
+
+    assert warned(ResolverConfig("dns"))
+    path.write_text(text)
+    assert warned(ResolverConfig("dns"))
+    assert not warned(DNS)
+    assert not warned(ResolverConfig())
+    path.write_text(f"{text}nameserver 192.0.2.53\n")
+    assert not warned(ResolverConfig("dns"))
+
+
+def test_settings_for_servers_that_nobody_asks_are_warned_of() -> None:
+    config = two_networks(resolver=attrs.evolve(DNS, kind="system", max_ttl=0.0))
+    (warning,) = [each for each in warnings(config) if "[resolver]" in each]
+    assert "servers, max_ttl" in warning
+    assert not any("[resolver]" in each for each in warnings(two_networks(resolver=DNS)))

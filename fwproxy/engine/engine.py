@@ -131,8 +131,15 @@ def _resolver(config: Config, deadlines: Deadlines, *, played: bool) -> Resolver
     def now() -> float:
         return deadlines.now()  # tests replace it
 
-    threads = None if played else Threads(limits.max_resolutions)
-    names: Names = SystemNames(now, limits.name_memory, threads)
+    names: Names
+    if played:
+        names = SystemNames(now, limits.name_memory)
+    elif config.resolver.kind == "dns":
+        from fwproxy.names.stub import DnsNames  # noqa: PLC0415 - it needs an extra
+
+        names = DnsNames(config.resolver, now)
+    else:
+        names = SystemNames(now, limits.name_memory, Threads(limits.max_resolutions))
     return Resolver(names, limits.max_resolutions, now, max_names=limits.max_names)
 
 
