@@ -57,7 +57,7 @@ def test_what_is_wrong_is_told_with_its_line(line: str, problem: str) -> None:
 
 
 def test_there_are_two_kinds() -> None:
-    with pytest.raises(ConfigError, match=r'proxy\.toml:8: .*must be one of system, dns, not "DNS"'):
+    with pytest.raises(ConfigError, match=r':8: .*must be one of system, dns, not "DNS"'):
         parse(FILE.replace('"dns"', '"DNS"'), "proxy.toml")
     with pytest.raises(ConfigError, match="must be system or dns, not 'doh'"):
         ResolverConfig("doh")  # type: ignore[arg-type]
