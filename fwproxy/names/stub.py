@@ -6,8 +6,10 @@ import asyncio
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import attrs
+import dns.asyncbackend
 import dns.asyncresolver
 import dns.exception
 import dns.inet
@@ -81,6 +83,7 @@ class DnsNames:
         self._resolv_conf = Watched(resolv_conf)
         self._order = order
         self._resolver: dns.asyncresolver.Resolver | None = None
+        self._backend: Any = dns.asyncbackend.get_backend("asyncio")  # whatever imports it makes
         self._questions: set[asyncio.Task[_Found]] = set()
         self._is_closed = False
 
@@ -160,6 +163,7 @@ class DnsNames:
                     search=not self._config.servers,
                     raise_on_no_answer=False,
                     lifetime=math.inf,  # it would go by a clock that may be set
+                    backend=self._backend,
                 )
         except TimeoutError:
             return _Found(problem=f"no answer within {timeout:g} seconds", is_certain=False)

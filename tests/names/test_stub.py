@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 
 import dns.flags
 import dns.message
@@ -397,7 +398,8 @@ async def test_servers_and_domains_are_those_of_resolv_conf_as_it_is_now(make, m
         assert not ask.server.asked
 
 
-async def test_servers_that_are_given_know_no_domains(make):
+async def test_servers_that_are_given_know_no_domains(make, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "here.one.test")
     async with make() as ask:
         ask.resolv_conf.write_text("search one.test\nnameserver 127.0.0.1\n")
         ask.server.put("short.one.test", "A", 0, "192.0.2.1")
