@@ -1,9 +1,8 @@
 """A firewall whose names come from DNS servers."""
 
 import pytest
-from conftest import open_descriptors
-from dns_server import dns_server
-from listeners.doors import HELLO, WELCOME, named, open_door, read_reply
+from dns_server import dns_server, sockets
+from doors import HELLO, WELCOME, named, open_door, read_reply
 from rig import HOST, OTHER_HOST, Peer, closing, eventually
 
 from fwproxy import Config, Endpoint, Firewall, ListenerConfig, ListenerKind
@@ -89,7 +88,7 @@ async def test_the_end_of_the_firewall_is_the_end_of_its_questions(name):
         config = ResolverConfig("dns", (server.address,), timeout=60.0, attempt_timeout=60.0)
         listener = ListenerConfig("socks", Endpoint(HOST), kind=ListenerKind.SOCKS)
         firewall = Firewall(Config([listener], resolver=config))
-        before = len(open_descriptors())
+        before = sockets()
         async with firewall:
             with closing(await Peer.connect(firewall.listeners["socks"].address)) as client:
                 await client.send(HELLO + b"\5\1\0" + named(name, 80))
@@ -98,4 +97,4 @@ async def test_the_end_of_the_firewall_is_the_end_of_its_questions(name):
                 await eventually(lambda: len(names._questions) == left)
                 await firewall.stop(0)
                 assert not names._questions
-                assert len(open_descriptors()) == before + 1  # the client's
+                assert sockets() == before + 1  # the client's
