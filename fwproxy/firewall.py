@@ -285,7 +285,6 @@ class Firewall:
                 self._shut_down(engine)
         for _ in range(2):  # let cancelled tasks begin and end
             await asyncio.sleep(0)
-        await engine.resolver.ended()
         await engine.ledger.written()
 
     def _shut_down(self, engine: Engine) -> None:

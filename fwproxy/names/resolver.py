@@ -46,9 +46,6 @@ class Names(Protocol):
     def close(self) -> None:
         """Give up what is being asked, and ask no more."""
 
-    async def ended(self) -> None:
-        """Wait until nothing is left of what was being asked, once it is closed."""
-
 
 class Resolver:
     """Asks for names, and remembers what was said for as long as it holds.
@@ -111,7 +108,3 @@ class Resolver:
     def close(self) -> None:
         """Give up what is being asked."""
         self._names.close()
-
-    async def ended(self) -> None:
-        """Wait until nothing is left of what was being asked, once it is closed."""
-        await self._names.ended()

@@ -130,11 +130,6 @@ class DnsNames:
         for question in self._questions:
             question.cancel()
 
-    async def ended(self) -> None:
-        """Wait until the sockets of all questions are closed, once it is closed."""
-        if self._questions:
-            await asyncio.wait(self._questions)
-
     async def _together(self, *asked: tuple[str | dns.name.Name, str]) -> list[_Found]:
         """Return what has come of each question, but for one that keeps addresses waiting."""
         if self._is_closed:

@@ -117,6 +117,3 @@ class SystemNames:
 
     def close(self) -> None:
         """Do nothing: a question cannot be taken back."""
-
-    async def ended(self) -> None:
-        """Do nothing: a thread that still asks holds up nobody."""

@@ -1,13 +1,16 @@
 """A firewall whose names come from DNS servers."""
 
+import asyncio
+
 import pytest
 from dns_server import dns_server, sockets
 from doors import HELLO, WELCOME, named, open_door, read_reply
-from rig import HOST, OTHER_HOST, Peer, closing, eventually
+from rig import HOST, OTHER_HOST, Peer, Upstream, closing, eventually, probe_config
 
 from fwproxy import Config, Endpoint, Firewall, ListenerConfig, ListenerKind
 from fwproxy.config.config import Limits
 from fwproxy.config.resolver import ResolverConfig
+from fwproxy.errors import NoServerReplyError
 from fwproxy.policy.policy import Network, Rule
 
 NAME_UNKNOWN, DENIED = 4, 2
@@ -98,3 +101,25 @@ async def test_the_end_of_the_firewall_is_the_end_of_its_questions(name):
                 await firewall.stop(0)
                 assert not names._questions
                 assert sockets() == before + 1  # the client's
+
+
+async def test_the_end_of_the_firewall_does_not_wait_for_who_asks_from_outside():
+    """The task is the test's, so that nobody cancels it."""
+    async with dns_server() as server:
+        server.silent |= {("mute.test", "A"), ("mute.test", "AAAA")}
+        config = ResolverConfig("dns", (server.address,), timeout=60.0, attempt_timeout=60.0)
+        upstream = Upstream()
+        firewall = Firewall(probe_config(upstream=upstream.address, resolver=config))
+        before = sockets()
+        async with firewall:
+            client = await Peer.connect(firewall.listeners["probe"].address)
+            with closing(upstream, client, await upstream.accept()):
+                (session,) = firewall.sessions
+                asking = asyncio.ensure_future(session.get_host_by_name("mute.test"))
+                await server.heard("mute.test", 2)
+                names = firewall.engine.resolver._names
+                await firewall.stop(0)
+                assert not names._questions
+                assert sockets() == before + 2  # the client's, and the upstream's of it
+                with pytest.raises(NoServerReplyError, match="given up"):
+                    await asking
