@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
-from rig import HOST, eventually
+from rig import HOST, eventually, free_ports
 
 from fwproxy import Endpoint
+
+KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
 
 
 def sockets() -> int:
@@ -128,19 +131,38 @@ class _Stream(asyncio.Protocol):
             self._transport.write(len(reply).to_bytes(2, "big") + reply)
 
 
+def bound(host: str) -> tuple[socket.socket, socket.socket]:
+    """Return a socket for TCP and one for UDP, at one port that is free for both."""
+    for _ in range(100):
+        port = free_ports(1).first
+        made = [socket.socket(Endpoint(host).family, kind) for kind in KINDS]
+        try:
+            for sock in made:
+                sock.settimeout(0)
+                sock.bind((host, port))
+        except OSError:  # somebody else was faster
+            for sock in made:
+                sock.close()
+        else:
+            return made[0], made[1]
+    raise AssertionError("no free port")
+
+
 @contextlib.asynccontextmanager
 async def dns_server(host: str = HOST) -> AsyncIterator[DnsServer]:
     """Run a server; afterwards nobody may be waiting for it."""
     server, loop = DnsServer(), asyncio.get_running_loop()
-    listener = await loop.create_server(lambda: _Stream(server), host, 0)
-    port = listener.sockets[0].getsockname()[1]
-    datagrams, _ = await loop.create_datagram_endpoint(
-        lambda: _Datagrams(server), local_addr=(host, port)
-    )
-    server.address = Endpoint(host, port)
+    stream, datagrams = bound(host)
+    server.address = Endpoint.from_sockaddr(stream.getsockname())
+    listener = await loop.create_server(lambda: _Stream(server), sock=stream)
     try:
-        yield server
+        transport, _ = await loop.create_datagram_endpoint(
+            lambda: _Datagrams(server), sock=datagrams
+        )
+        try:
+            yield server
+        finally:
+            transport.close()
     finally:
-        datagrams.close()
         listener.close()
         await listener.wait_closed()

@@ -20,6 +20,8 @@ from fwproxy.protocol import BUILT_IN, ProtocolDefinition
 from fwproxy.service import host
 from fwproxy.service.overview import overview, warnings
 
+DNS = ResolverConfig("dns", (Endpoint("192.0.2.53", 53), Endpoint("2001:db8::53", 5353)))
+
 
 def two_networks(**changes: Any) -> Config:
     listener = ListenerConfig("a", Endpoint("127.0.0.1", 2121), "tcp", upstream=Endpoint("::1", 1))
@@ -124,6 +126,9 @@ def test_the_limit_on_open_files_is_named_with_what_is_needed(
         found = list(host.open_files_shortage(two_networks(limits=Limits())))
         assert bool(found) == is_short
         assert all("10000 " in each and "40576 " in each and "40575" in each for each in found)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 40_576))
+    (found_with_dns,) = host.open_files_shortage(two_networks(limits=Limits(), resolver=DNS))
+    assert "40704 " in found_with_dns  # two for each of 64 names
 
 
 def test_what_only_root_may_do_is_a_warning_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,9 +186,6 @@ def test_tproxy_needs_a_capability(
     config = Config([listener], rules=(Rule(allow=True),))
     found = [line for line in host.shortcomings(config) if "CAP_NET_ADMIN" in line]
     assert bool(found) is not may
-
-
-DNS = ResolverConfig("dns", (Endpoint("192.0.2.53", 53), Endpoint("2001:db8::53", 5353)))
 
 
 def test_the_overview_says_whom_names_are_asked_of() -> None:

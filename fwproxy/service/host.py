@@ -17,6 +17,9 @@ from fwproxy.config.listeners import ListenerKind
 _DESCRIPTORS_PER_SESSION = 4
 """Two sockets of the primary connection and two of one data connection."""
 
+_DESCRIPTORS_PER_NAME = 2
+"""A question for the addresses of each family."""
+
 _SPARE_DESCRIPTORS = 64
 _NET_ADMIN, _NET_RAW = 12, 13
 """Capabilities, by the numbers of linux/capability.h."""
@@ -56,6 +59,8 @@ def open_files_shortage(config: Config) -> Iterator[str]:
         + config.datapath.max_pipes * 2
         + _SPARE_DESCRIPTORS
     )
+    if config.resolver.kind == "dns":
+        wanted += _DESCRIPTORS_PER_NAME * config.limits.max_resolutions
     if 0 <= hard < wanted:
         yield (
             f"max_sessions = {config.limits.max_sessions} with a data connection each needs about "

@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -75,6 +76,16 @@ class Dnsmasq:
         wait_until(started, "dnsmasq has started")
 
 
+def _free_port(host: str) -> int:
+    """A port on which nobody listens, nor waits for datagrams."""
+    while True:
+        port = free_port(host)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return port
+
+
 @contextlib.contextmanager
 def dnsmasq(directory: Path, *options: str, host: str = "127.0.0.1") -> Iterator[Dnsmasq]:
     """Run a server that knows what its options say, and nothing else below `test`.
@@ -84,7 +95,7 @@ def dnsmasq(directory: Path, *options: str, host: str = "127.0.0.1") -> Iterator
     program = find_program("dnsmasq")
     if program is None:
         pytest.skip(f"package missing: {PACKAGE}")
-    port = free_port(host)
+    port = _free_port(host)
     directory.joinpath("names").write_text("")
     command = [
         *(program, "--keep-in-foreground", "--conf-file=/dev/null", "--pid-file="),
