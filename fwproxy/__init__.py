@@ -12,7 +12,7 @@ The rooms, each importing only rows above it (`tests/test_layers.py` checks it):
     config/
     handshake/
     registry  log  argon2_hash  users
-    ports/  resolve
+    ports/  names/
     ledger/  shared/
     datapath/
     engine/  dispatch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -12,11 +13,14 @@ import pytest
 from fwproxy.address import Endpoint, HostName, Transport
 from fwproxy.config.config import Config, DatapathConfig, Limits, PortRange, SecondaryConfig
 from fwproxy.config.listeners import ListenerConfig, ListenerKind
+from fwproxy.config.resolver import ResolverConfig
 from fwproxy.config.shared import SharedAllow, SharedConfig, SharedTarget
 from fwproxy.policy.policy import Network, NetworkRelation, Relation, Rule
 from fwproxy.protocol import BUILT_IN, ProtocolDefinition
 from fwproxy.service import host
 from fwproxy.service.overview import overview, warnings
+
+DNS = ResolverConfig("dns", (Endpoint("192.0.2.53", 53), Endpoint("2001:db8::53", 5353)))
 
 
 def two_networks(**changes: Any) -> Config:
@@ -122,6 +126,9 @@ def test_the_limit_on_open_files_is_named_with_what_is_needed(
         found = list(host.open_files_shortage(two_networks(limits=Limits())))
         assert bool(found) == is_short
         assert all("10000 " in each and "40576 " in each and "40575" in each for each in found)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 40_576))
+    (found_with_dns,) = host.open_files_shortage(two_networks(limits=Limits(), resolver=DNS))
+    assert "40704 " in found_with_dns  # two for each of 64 names
 
 
 def test_what_only_root_may_do_is_a_warning_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,3 +186,39 @@ def test_tproxy_needs_a_capability(
     config = Config([listener], rules=(Rule(allow=True),))
     found = [line for line in host.shortcomings(config) if "CAP_NET_ADMIN" in line]
     assert bool(found) is not may
+
+
+def test_the_overview_says_whom_names_are_asked_of() -> None:
+    assert not any("asked of" in line for line in overview(two_networks()))
+    lines = list(overview(two_networks(resolver=DNS)))
+    assert "  asked of 192.0.2.53:53, [2001:db8::53]:5353, for 5 seconds at most" in lines
+    assert "  remembered for as long as the answer says, 3600 seconds at most" in lines
+    lines = list(overview(two_networks(resolver=ResolverConfig("dns", max_ttl=60))))
+    assert "  asked of the servers of /etc/resolv.conf, for 5 seconds at most" in lines
+
+
+@pytest.mark.parametrize("text", ["", "# nameserver 192.0.2.53\n", "search a.test\nnameserver\n"])
+def test_nobody_to_ask_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "resolv.conf"
+    monkeypatch.setattr(host, "_RESOLV_CONF", str(path))
+
+    def warned(resolver: ResolverConfig) -> bool:
+        config = two_networks(resolver=resolver)
+        return any("no name will resolve" in each for each in warnings(config))
+
+    assert warned(ResolverConfig("dns"))
+    path.write_text(text)
+    assert warned(ResolverConfig("dns"))
+    assert not warned(DNS)
+    assert not warned(ResolverConfig())
+    path.write_text(f"{text}nameserver 192.0.2.53\n")
+    assert not warned(ResolverConfig("dns"))
+
+
+def test_settings_for_servers_that_nobody_asks_are_warned_of() -> None:
+    config = two_networks(resolver=attrs.evolve(DNS, kind="system", max_ttl=0.0))
+    (warning,) = [each for each in warnings(config) if "[resolver]" in each]
+    assert "servers, max_ttl" in warning
+    assert not any("[resolver]" in each for each in warnings(two_networks(resolver=DNS)))

@@ -34,6 +34,7 @@ from fwproxy.config.config import (
     TimesConfig,
 )
 from fwproxy.config.listeners import ListenerConfig
+from fwproxy.config.resolver import ResolverConfig
 from fwproxy.config.shared import SharedAllow, SharedConfig, SharedTarget
 from fwproxy.config.structure import _keys
 from fwproxy.policy.policy import AccessRequest, Relation, Rule
@@ -67,6 +68,7 @@ BASES = {
     "[[shared.allow]]": f"{FORWARD}[[shared.allow]]\n",
     "[[shared.targets]]": f'{FORWARD}[[shared.targets]]\ntarget = "a.example:9092"\nport = 50001\n',
     "[datapath]": f"{FORWARD}[datapath]\n",
+    "[resolver]": f"{FORWARD}[resolver]\n",
     "[limits]": f"{FORWARD}[limits]\n",
     "[process]": f"{FORWARD}[process]\n",
     "[ledger]": f"{FORWARD}[ledger]\n",
@@ -89,6 +91,7 @@ CLASSES: dict[str, type[Any]] = {
     "[[shared.allow]]": SharedAllow,
     "[[shared.targets]]": SharedTarget,
     "[datapath]": DatapathConfig,
+    "[resolver]": ResolverConfig,
     "[limits]": Limits,
     "[process]": ProcessConfig,
     "[ledger]": LedgerConfig,

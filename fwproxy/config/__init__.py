@@ -13,6 +13,7 @@ from fwproxy.config.config import (
     TimesConfig,
 )
 from fwproxy.config.listeners import ListenerConfig
+from fwproxy.config.resolver import ResolverConfig
 
 __all__ = [
     "Config",
@@ -22,6 +23,7 @@ __all__ = [
     "ListenerConfig",
     "LogConfig",
     "ProcessConfig",
+    "ResolverConfig",
     "SecondaryConfig",
     "TimesConfig",
 ]

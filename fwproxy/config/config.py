@@ -13,6 +13,7 @@ import attrs
 
 from fwproxy.bounds import PortRange, at_least, not_negative, positive
 from fwproxy.config.listeners import ListenerConfig, frozen_tables, misfits
+from fwproxy.config.resolver import ResolverConfig
 from fwproxy.config.shared import SharedConfig
 from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.flags import SecondaryFlags
@@ -165,8 +166,8 @@ class Limits:
             it has several, is tried as well.
         accept_retry: the pause after accept failed for want of descriptors or memory.
         max_resolutions: host names being resolved at a time.
-        name_memory: how long the addresses of a name hold; the system does not tell how long they
-            may.
+        name_memory: how long the addresses of a name hold where the system was asked, which does
+            not tell how long they may.
         max_names: names whose addresses are remembered.
         max_resolutions_per_session: the same for one session.
         max_shared_redirections: shared redirections of the whole proxy.
@@ -273,6 +274,7 @@ class Config:
     secondary: SecondaryConfig = SecondaryConfig()
     shared: SharedConfig = attrs.field(default=SharedConfig())
     datapath: DatapathConfig = DatapathConfig()
+    resolver: ResolverConfig = attrs.field(default=ResolverConfig())
     filters: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, converter=frozen_tables)
     protocols: tuple[ProtocolDefinition, ...] = attrs.field(
         default=BUILT_IN, converter=tuple[ProtocolDefinition, ...]

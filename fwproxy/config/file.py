@@ -11,10 +11,11 @@ from typing import Any, NewType
 import attrs
 from cattrs.gen import override
 
-from fwproxy.address import parse_ip, parse_prefix
+from fwproxy.address import Endpoint, parse_ip, parse_prefix
 from fwproxy.bounds import PortRange
 from fwproxy.config.config import Config
 from fwproxy.config.listeners import ListenerConfig, ListenerKind
+from fwproxy.config.resolver import ResolverConfig, parse_server
 from fwproxy.config.structure import converter, name_keys, one_of, spelled, string, structure
 from fwproxy.config.toml_lines import line_of, scan
 from fwproxy.errors import ConfigError, InvalidArgumentError
@@ -26,6 +27,7 @@ from fwproxy.protocol import BUILT_IN, ProtocolDefinition
 
 _Prefix = NewType("_Prefix", str)
 _Address = NewType("_Address", str)
+_DnsServer = NewType("_DnsServer", Endpoint)
 
 
 def load(path: str | Path, check: Callable[[Config], object] | None = None) -> Config:
@@ -145,6 +147,10 @@ def _name(value: Any, _: Any) -> str:
     return str(value)
 
 
+def _dns_servers(value: Any, _: Any) -> tuple[Endpoint, ...]:
+    return tuple(converter.structure(value, tuple[_DnsServer, ...]))
+
+
 def _relation_kind(value: Any, _: Any) -> NetworkRelation:
     return NetworkRelation(one_of(value, ["nat", "route"]))
 
@@ -196,6 +202,7 @@ name_keys(
     name=override(struct_hook=_name),
     ports=override(struct_hook=_protocol_ports),
 )
+name_keys(ResolverConfig, servers=override(struct_hook=_dns_servers))
 name_keys(
     Relation,
     source=override(rename="from"),
@@ -210,6 +217,7 @@ name_keys(
 )
 converter.register_structure_hook(_Prefix, _sound(parse_prefix))
 converter.register_structure_hook(_Address, _sound(parse_ip))
+converter.register_structure_hook(_DnsServer, spelled(parse_server))
 converter.register_structure_hook(PortRange, spelled(PortRange.parse))
 converter.register_structure_hook(WeekTime, spelled(WeekTime.parse))
 converter.register_structure_hook(uuid.UUID, spelled(_uuid))

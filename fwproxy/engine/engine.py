@@ -21,10 +21,11 @@ from fwproxy.flags import SecondaryFlags
 from fwproxy.ledger.file import LedgerFile
 from fwproxy.ledger.ledger import Ledger
 from fwproxy.log import get_logger
+from fwproxy.names.resolver import Names, Resolver
+from fwproxy.names.system import SystemNames, Threads
 from fwproxy.policy.policy import Policy
 from fwproxy.ports.pool import ANYWHERE, PortPool
 from fwproxy.protocol import ProtocolDefinition
-from fwproxy.resolve import Resolver, SystemNames
 from fwproxy.shared.ports import SharedPorts
 
 
@@ -78,7 +79,6 @@ class Engine:
         log = get_logger().bind()
         ledger = Ledger(config.ledger.history, _ledger_file(config, loop, log))
         played = poller is not None
-        system = None if played else SystemNames(config.limits.max_resolutions)
         deadlines = Deadlines(loop.time)
         poller = Poller(loop, deadlines=deadlines) if poller is None else poller
         deadlines.start(loop, poller.turn)
@@ -95,13 +95,7 @@ class Engine:
                 open_socket=poller.open_socket,
                 choose=choose,
             ),
-            resolver=Resolver(
-                config.limits.max_resolutions,
-                lambda: deadlines.now(),  # noqa: PLW0108 - tests replace it
-                memory=config.limits.name_memory,
-                max_names=config.limits.max_names,
-                system=system,
-            ),
+            resolver=_resolver(config, deadlines, played=played),
             protocols={protocol.name: protocol for protocol in config.protocols},
             limits=config.limits,
             shared=SharedPorts(config.shared, config.limits.max_shared_redirections),
@@ -123,11 +117,30 @@ class Engine:
     def close(self) -> None:
         """Take the parts off the loop; no session may be left."""
         self.kernel.close()
+        self.resolver.close()
         self.ledger.finish()
         self.ports.close()
         self.deadlines.stop()
         self.poller.close()
         self.pipes.close()
+
+
+def _resolver(config: Config, deadlines: Deadlines, *, played: bool) -> Resolver:
+    limits = config.limits
+
+    def now() -> float:
+        return deadlines.now()  # tests replace it
+
+    names: Names
+    if played:
+        names = SystemNames(now, limits.name_memory)
+    elif config.resolver.kind == "dns":
+        from fwproxy.names.stub import DnsNames  # noqa: PLC0415 - it needs an extra
+
+        names = DnsNames(config.resolver, now)
+    else:
+        names = SystemNames(now, limits.name_memory, Threads(limits.max_resolutions))
+    return Resolver(names, limits.max_resolutions, now, max_names=limits.max_names)
 
 
 def _ledger_file(

@@ -17,9 +17,13 @@ from fwproxy.config.listeners import ListenerKind
 _DESCRIPTORS_PER_SESSION = 4
 """Two sockets of the primary connection and two of one data connection."""
 
+_DESCRIPTORS_PER_NAME = 2
+"""A question for the addresses of each family."""
+
 _SPARE_DESCRIPTORS = 64
 _NET_ADMIN, _NET_RAW = 12, 13
 """Capabilities, by the numbers of linux/capability.h."""
+_RESOLV_CONF = "/etc/resolv.conf"
 _PAGE = resource.getpagesize()
 
 
@@ -55,6 +59,8 @@ def open_files_shortage(config: Config) -> Iterator[str]:
         + config.datapath.max_pipes * 2
         + _SPARE_DESCRIPTORS
     )
+    if config.resolver.kind == "dns":
+        wanted += _DESCRIPTORS_PER_NAME * config.limits.max_resolutions
     if 0 <= hard < wanted:
         yield (
             f"max_sessions = {config.limits.max_sessions} with a data connection each needs about "
@@ -75,6 +81,14 @@ def shortcomings(config: Config) -> Iterator[str]:
         yield "there is no splice here, so that every byte is copied through the process"
     yield from _privileged_ports(config)
     yield from _transparency(config)
+    yield from _name_servers(config)
+
+
+def _name_servers(config: Config) -> Iterator[str]:
+    asked = config.resolver
+    names_one = re.search(r"^nameserver\s+\S", _read(_RESOLV_CONF), re.MULTILINE)
+    if asked.kind == "dns" and not asked.servers and not names_one:
+        yield f"[resolver] names no servers, and {_RESOLV_CONF} none either: no name will resolve"
 
 
 def _transparency(config: Config) -> Iterator[str]:
@@ -122,6 +136,6 @@ def _pipe_limit(name: str) -> int | None:
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="ascii").strip()
+        return Path(path).read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         return ""

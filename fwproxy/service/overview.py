@@ -9,6 +9,7 @@ import attrs
 
 from fwproxy.config.config import Config, LedgerConfig
 from fwproxy.config.listeners import ListenerConfig
+from fwproxy.config.resolver import ResolverConfig
 from fwproxy.config.shared import SharedConfig
 from fwproxy.log import get_logger
 from fwproxy.policy.networks import Networks
@@ -47,6 +48,7 @@ def overview(config: Config) -> Iterator[str]:
     if config.shared.is_used:
         yield from _section("shared redirections", _shared(config.shared))
     yield from _section("data path, where not the default", _differences(config.datapath))
+    yield from _section("names", _names(config.resolver))
     yield from _section("process, where not the default", _differences(config.process))
     yield from _section("ledger", _ledger(config.ledger))
     yield from _section("limits, where not the default", _differences(config.limits))
@@ -127,6 +129,14 @@ def _shared(shared: SharedConfig) -> Iterator[str]:
         yield f"{each.target} on port {each.port}{told}{only}"
 
 
+def _names(resolver: ResolverConfig) -> Iterator[str]:
+    if resolver.kind == "dns":
+        own = listed(str(server) for server in resolver.servers)
+        asked = own if resolver.servers else "the servers of /etc/resolv.conf"
+        yield f"asked of {asked}, for {resolver.timeout:g} seconds at most"
+        yield f"remembered for as long as the answer says, {resolver.max_ttl:g} seconds at most"
+
+
 def _ledger(ledger: LedgerConfig) -> Iterator[str]:
     if ledger.file is not None:
         yield f"written to {ledger.file}, while at most {ledger.queue} lines wait for the disk"
@@ -150,6 +160,9 @@ def _without_effect(config: Config) -> Iterator[str]:
             f"[[rules]] {', '.join(rules)} (no listener has users, so that rules with users never "
             "match)"
         )
+    keys = [line.partition(" = ")[0] for line in _differences(config.resolver)]
+    if keys and config.resolver.kind == "system":
+        yield f'[resolver] {", ".join(keys)} (only kind = "dns" asks servers)'
 
 
 def _unused_settings(config: Config) -> Iterator[str]:

@@ -15,6 +15,7 @@ from fwproxy import (
     Transport,
 )
 from fwproxy.config.config import DatapathConfig, Limits, PortRange, SecondaryConfig
+from fwproxy.config.resolver import ResolverConfig
 from fwproxy.errors import ConfigError, InvalidArgumentError
 from fwproxy.policy.policy import Network, NetworkRelation, Relation, Rule
 from fwproxy.protocol import BUILT_IN
@@ -191,11 +192,12 @@ POSITIVE = [
     *((Limits, field.name) for field in attrs.fields(Limits)
       if field.name not in {"drain_timeout", "stop_timeout", "login_memory", "name_memory"}),
     (SecondaryConfig, "timeout"), (SecondaryConfig, "backlog"), (DatapathConfig, "pipe_size"),
+    (ResolverConfig, "timeout"), (ResolverConfig, "attempt_timeout"),
 ]  # fmt: skip
 NOT_NEGATIVE = [
     (Limits, "drain_timeout"), (Limits, "stop_timeout"), (Limits, "login_memory"),
     (Limits, "name_memory"),
-    (DatapathConfig, "max_pipes"), (DatapathConfig, "bulk_threshold"),
+    (DatapathConfig, "max_pipes"), (DatapathConfig, "bulk_threshold"), (ResolverConfig, "max_ttl"),
 ]  # fmt: skip
 
 

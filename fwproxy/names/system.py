@@ -1,4 +1,4 @@
-"""Host names to addresses, without blocking and a bounded number at a time."""
+"""Names as the system's resolver knows them, which does not tell how long they hold."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import errno
 import functools
 import socket
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from fwproxy.address import Destination, Endpoint
 from fwproxy.errors import NameNotFoundError
+from fwproxy.names.resolver import Answer
 
 _T = TypeVar("_T")
 
 
-class SystemNames:
+class Threads:
     """Asks the system's resolver, each question in a thread of its own.
 
     A question cannot be taken back. It has its place until it is answered, also if nobody waits
@@ -72,81 +70,50 @@ class SystemNames:
         return await answer
 
 
-class Resolver:
-    """Asks the system's resolver, and remembers what it has said for a while.
+class SystemNames:
+    """Asks the system's resolver.
 
     Args:
-        max_resolutions: how many questions there may be at a time.
         now: the clock.
         memory: seconds that an answer holds; 0 asks every time.
-        max_names: how many answers are remembered.
-        system: whom to ask; None is the running loop.
+        threads: where to ask; None is the running loop.
     """
 
     def __init__(
-        self,
-        max_resolutions: int,
-        now: Callable[[], float] = time.monotonic,
-        *,
-        memory: float = 0.0,
-        max_names: int = 1,
-        system: SystemNames | None = None,
+        self, now: Callable[[], float], memory: float, threads: Threads | None = None
     ) -> None:
-        self._system = system
-        self._places = asyncio.Semaphore(max_resolutions)
         self._now = now
         self._memory = memory
-        self._max_names = max_names
-        self._known: OrderedDict[str, tuple[float, tuple[str, ...]]] = OrderedDict()
+        self._threads = threads
 
-    async def resolve(self, destination: Destination) -> list[Endpoint]:
-        """Return the addresses of a destination, in the order to try them.
+    async def find(self, name: str) -> Answer:
+        """Return the addresses of a name, in the order that the system gives them.
 
         Raises:
-            NameNotFoundError: the name does not resolve.
+            NameNotFoundError: it does not resolve.
         """
-        if isinstance(destination, Endpoint):
-            return [destination]
-        hosts = self._remembered(destination.host)
-        if hosts is None:
-            async with self._places:
-                hosts = await self._ask(destination.host)
-            self._remember(destination.host, hosts)
-        return [Endpoint(host, destination.port) for host in hosts]
-
-    async def _ask(self, name: str) -> tuple[str, ...]:
         try:
-            system = self._system or asyncio.get_running_loop()
+            system = self._threads or asyncio.get_running_loop()
             found = await system.getaddrinfo(name, None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:  # the latter: no name after IDNA
             raise NameNotFoundError(f"{name} does not resolve: {error}") from error
         if not found:
             raise NameNotFoundError(f"{name} has no address")
-        return tuple(dict.fromkeys(str(info[4][0]) for info in found))
+        hosts = tuple(dict.fromkeys(str(info[4][0]) for info in found))
+        return Answer(hosts, self._now() + self._memory)
 
-    def _remembered(self, name: str) -> tuple[str, ...] | None:
-        since, hosts = self._known.get(name, (0.0, None))
-        if hosts is None or self._now() - since >= self._memory:
-            return None
-        return hosts
-
-    def _remember(self, name: str, hosts: tuple[str, ...]) -> None:
-        if self._memory:
-            self._known[name] = self._now(), hosts
-            self._known.move_to_end(name)
-            if len(self._known) > self._max_names:
-                self._known.popitem(last=False)
-
-    async def name_of(self, address: Endpoint) -> str:
+    async def name_of(self, host: str) -> str:
         """Return the name of an address.
 
         Raises:
             NameNotFoundError: it has none.
         """
-        async with self._places:
-            try:
-                system = self._system or asyncio.get_running_loop()
-                name, _ = await system.getnameinfo(address.sockaddr, socket.NI_NAMEREQD)
-            except (OSError, UnicodeError) as error:
-                raise NameNotFoundError(f"{address.host} has no name: {error}") from error
+        try:
+            system = self._threads or asyncio.get_running_loop()
+            name, _ = await system.getnameinfo((host, 0), socket.NI_NAMEREQD)
+        except (OSError, UnicodeError) as error:
+            raise NameNotFoundError(f"{host} has no name: {error}") from error
         return name
+
+    def close(self) -> None:
+        """Do nothing: a question cannot be taken back."""

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,12 @@ from rig import eventually, turns
 
 from fwproxy.address import Endpoint, HostName
 from fwproxy.errors import NoServerReplyError
-from fwproxy.resolve import Resolver, SystemNames
+from fwproxy.names.resolver import Resolver
+from fwproxy.names.system import SystemNames, Threads
+
+
+def system_resolver(most, now=time.monotonic, *, memory=0.0, threads=None):
+    return Resolver(SystemNames(now, memory, threads), most, now, max_names=2)
 
 
 class Names:
@@ -25,7 +31,7 @@ class Names:
         self.most_at_once = 0
         self.may_answer = asyncio.Event()
         fake = SimpleNamespace(get_running_loop=lambda: self)
-        monkeypatch.setattr("fwproxy.resolve.asyncio", fake)
+        monkeypatch.setattr("fwproxy.names.system.asyncio", fake)
 
     async def getaddrinfo(self, host: str, port: int, **_: object) -> list[tuple[object, ...]]:
         self.asked.append(host)
@@ -39,11 +45,11 @@ class Names:
 
 
 async def test_an_address_is_its_own_answer():
-    assert await Resolver(1).resolve(Endpoint("10.0.0.1", 21)) == [Endpoint("10.0.0.1", 21)]
+    assert await system_resolver(1).resolve(Endpoint("10.0.0.1", 21)) == [Endpoint("10.0.0.1", 21)]
 
 
 async def test_a_name_of_this_host_resolves():
-    found = await Resolver(1).resolve(HostName("localhost", 21))
+    found = await system_resolver(1).resolve(HostName("localhost", 21))
     assert Endpoint("127.0.0.1", 21) in found or Endpoint("::1", 21) in found
     assert len(found) == len(set(found))
 
@@ -51,25 +57,25 @@ async def test_a_name_of_this_host_resolves():
 @pytest.mark.parametrize("name", ["name.invalid", "ü" * 63, "xn--a"])
 async def test_a_name_that_does_not_resolve_is_no_reply(name):
     with pytest.raises(NoServerReplyError, match="resolve"):
-        await Resolver(1).resolve(HostName(name, 21))
+        await system_resolver(1).resolve(HostName(name, 21))
 
 
 async def test_answers_keep_their_order_and_come_once(monkeypatch):
-    resolver = Resolver(1)
+    resolver = system_resolver(1)
     Names(monkeypatch, "::1", "10.0.0.2", "::1", "10.0.0.1").may_answer.set()
     found = await resolver.resolve(HostName("many.example", 21))
     assert found == [Endpoint("::1", 21), Endpoint("10.0.0.2", 21), Endpoint("10.0.0.1", 21)]
 
 
 async def test_a_name_without_addresses_is_no_reply(monkeypatch):
-    resolver = Resolver(1)
+    resolver = system_resolver(1)
     Names(monkeypatch).may_answer.set()
     with pytest.raises(NoServerReplyError, match="no address"):
         await resolver.resolve(HostName("none.example", 21))
 
 
 async def test_only_so_many_names_are_asked_for_at_a_time(monkeypatch):
-    resolver = Resolver(2)
+    resolver = system_resolver(2)
     names = Names(monkeypatch, "10.0.0.1")
     waiting = [asyncio.ensure_future(resolver.resolve(HostName(f"h{n}", 1))) for n in range(6)]
     await eventually(lambda: names.asked == ["h0", "h1"])
@@ -91,8 +97,8 @@ async def test_the_name_of_an_address(monkeypatch):
 
     asked = []
     fake = SimpleNamespace(getnameinfo=getnameinfo)
-    resolver = Resolver(1)
-    monkeypatch.setattr("fwproxy.resolve.asyncio.get_running_loop", lambda: fake)
+    resolver = system_resolver(1)
+    monkeypatch.setattr("fwproxy.names.system.asyncio.get_running_loop", lambda: fake)
     assert await resolver.name_of(Endpoint("198.51.100.1")) == "server.test"
     with pytest.raises(NoServerReplyError, match="has no name"):
         await resolver.name_of(Endpoint("192.0.2.1"))
@@ -101,7 +107,7 @@ async def test_the_name_of_an_address(monkeypatch):
 
 async def test_an_answer_holds_for_a_while_and_for_every_port(monkeypatch):
     clock = [100.0]
-    resolver = Resolver(1, lambda: clock[0], memory=5.0, max_names=2)
+    resolver = system_resolver(1, lambda: clock[0], memory=5.0)
     names = Names(monkeypatch, "10.0.0.1")
     names.may_answer.set()
     assert await resolver.resolve(HostName("a.example", 21)) == [Endpoint("10.0.0.1", 21)]
@@ -114,7 +120,7 @@ async def test_an_answer_holds_for_a_while_and_for_every_port(monkeypatch):
 
 
 async def test_so_many_answers_are_remembered_and_no_failures(monkeypatch):
-    resolver = Resolver(1, lambda: 0.0, memory=5.0, max_names=2)
+    resolver = system_resolver(1, lambda: 0.0, memory=5.0)
     names = Names(monkeypatch, "10.0.0.1")
     names.may_answer.set()
     for name in ("a", "b", "c", "b", "c", "a"):
@@ -141,7 +147,7 @@ def hanging(monkeypatch):
 
 async def test_a_question_keeps_its_place_until_the_system_has_answered(monkeypatch):
     may_answer = hanging(monkeypatch)
-    resolver = Resolver(9, system=SystemNames(1))
+    resolver = system_resolver(9, threads=Threads(1))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(resolver.resolve(HostName("slow.example", 21)), 0.01)
     second = asyncio.ensure_future(resolver.resolve(HostName("other.example", 21)))
@@ -154,10 +160,12 @@ async def test_a_question_keeps_its_place_until_the_system_has_answered(monkeypa
 HANGING_PROGRAM = """
 import asyncio, socket, sys, time, uvloop
 from fwproxy.address import HostName
-from fwproxy.resolve import Resolver, SystemNames
+from fwproxy.names.resolver import Resolver
+from fwproxy.names.system import SystemNames, Threads
 socket.getaddrinfo = lambda *_, **__: time.sleep(60)
 async def main():
-    question = Resolver(1, system=SystemNames(1)).resolve(HostName("slow.example", 21))
+    names = SystemNames(time.monotonic, 0, Threads(1))
+    question = Resolver(names, 1).resolve(HostName("slow.example", 21))
     try:
         await asyncio.wait_for(question, 0.01)
     except TimeoutError:
