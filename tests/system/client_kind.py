@@ -63,6 +63,11 @@ class Client(ABC):
         return None if find_program(cls.program) else cls.package
 
     @classmethod
+    def hindrance(cls, family: Family) -> str | None:
+        """What keeps it from connecting to a loopback address of this host, for a skip."""
+        return None
+
+    @classmethod
     def variants(cls, mode: Mode, family: Family) -> list[Commands]:
         """The sets of commands that differ for a mode and an IP version."""
         alternative = cls.alternatives.get(mode) if family in IPV4 else None

@@ -23,7 +23,7 @@ from .ways import by_dante
 
 StartServer = Callable[[type[ServerKind], Family], FTPServer]
 SkipIfMissing = Callable[[type[ServerKind], type[Client]], None]
-RecordCombination = Callable[[str, Combination], None]
+RecordCombination = Callable[..., None]  # see record_combination
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -115,13 +115,19 @@ def skip_if_missing() -> SkipIfMissing:
 def record_combination(
     record_property: Callable[[str, object], None], skip_if_missing: SkipIfMissing
 ) -> RecordCombination:
-    """A function that enters the test in the table; it skips where a package is missing."""
+    """A function that enters the test in the table; it skips where a package is missing.
 
-    def record(suite: str, combination: Combination) -> None:
+    It also does where *on_this_host*, outside of any namespace, something hinders the client.
+    """
+
+    def record(suite: str, combination: Combination, *, on_this_host: bool = False) -> None:
         label = combination.build_client().label
         cell = [suite, label, combination.server.name, combination.mode, combination.families]
         record_property("combination", [str(word) for word in cell])
         skip_if_missing(combination.server, combination.client)
+        hindrance = combination.client.hindrance(combination.client_family)
+        if on_this_host and hindrance:
+            pytest.skip(hindrance)
 
     return record
 

@@ -9,9 +9,12 @@ from its server's address, and lftp is told to.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import ipaddress
 import json
 import re
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,12 +22,25 @@ from pathlib import Path
 from typing import ClassVar
 
 import attrs
+import psutil
 
 from .client_kind import Client, Commands, names_of_long_listing
-from .terms import ALL_OPERATIONS, IPV4, PASSIVE_ONLY, Mode, Operation, Target
+from .terms import ALL_OPERATIONS, IPV4, PASSIVE_ONLY, Family, Mode, Operation, Target
 
 PROGRAMS = Path(__file__).with_name("programs")
 CONNECT_TIMEOUT = "10"
+
+
+@functools.cache
+def has_ipv6() -> bool:
+    """Whether this host has an IPv6 address but ::1 and those of its links."""
+    addresses = (
+        ipaddress.ip_address(each.address.partition("%")[0])
+        for interface in psutil.net_if_addrs().values()
+        for each in interface
+        if each.family is socket.AF_INET6
+    )
+    return not all(each.is_loopback or each.is_link_local for each in addresses)
 
 
 @attrs.frozen
@@ -81,6 +97,12 @@ class Lftp(Client):
     package = "lftp"
     program = "lftp"
     alternatives: ClassVar = {Mode.PASSIVE: Commands.EXTENDED}
+
+    @classmethod
+    def hindrance(cls, family: Family) -> str | None:
+        if family == 4 or has_ipv6():
+            return None
+        return "lftp uses no IPv6 on a host that has no IPv6 address but ::1"
 
     def _lftp(self, target: Target, command: str) -> str:
         settings = {

@@ -87,7 +87,7 @@ def test_the_server_gets_the_mode_of_the_listener(
     workspace: Workspace,
     record_combination: RecordCombination,
 ) -> None:
-    record_combination(f"data_mode {data_mode}", case)
+    record_combination(f"data_mode {data_mode}", case, on_this_host=True)
     recorder = path.recorders[case.server.name, case.server_family]
     listener = listener_name(case.server.name, case.families, data_mode)
     target = path.proxy.target(listener, recorder.server)

@@ -15,6 +15,6 @@ def test_client_and_server_understand_each_other(
     workspace: Workspace,
     record_combination: RecordCombination,
 ) -> None:
-    record_combination("direct", combination)
+    record_combination("direct", combination, on_this_host=True)
     server = start_server(combination.server, combination.server_family)
     exercise(combination.build_client(), server.target, workspace, combination.operations())

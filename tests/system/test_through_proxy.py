@@ -65,7 +65,7 @@ def test_client_and_server_meet_in_the_proxy(
     workspace: Workspace,
     record_combination: RecordCombination,
 ) -> None:
-    record_combination("proxy", combination)
+    record_combination("proxy", combination, on_this_host=True)
     kind, family = combination.server, combination.server_family
     listener = listener_name(kind, family, combination.client_family)
     target = proxy.target(listener, start_server(kind, family))
