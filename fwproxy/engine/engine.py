@@ -89,12 +89,7 @@ class Engine:
             poller=poller,
             deadlines=deadlines,
             pipes=PipePool(config.datapath.max_pipes, config.datapath.pipe_size),
-            ports=PortPool(
-                config.secondary.ports,
-                config.limits.max_reserved_ports,
-                open_socket=poller.open_socket,
-                choose=choose,
-            ),
+            ports=_port_pool(config, poller, choose),
             resolver=_resolver(config, deadlines, played=played),
             protocols={protocol.name: protocol for protocol in config.protocols},
             limits=config.limits,
@@ -123,6 +118,15 @@ class Engine:
         self.deadlines.stop()
         self.poller.close()
         self.pipes.close()
+
+
+def _port_pool(config: Config, poller: Poller, choose: Callable[[int], int]) -> PortPool:
+    return PortPool(
+        config.secondary.ports,
+        config.limits.max_reserved_ports,
+        open_socket=poller.open_socket,
+        choose=choose,
+    )
 
 
 def _resolver(config: Config, deadlines: Deadlines, *, played: bool) -> Resolver:

@@ -11,6 +11,9 @@ from fwproxy.config.config import DatapathConfig, Limits
 LONG = Limits(idle_timeout=1e6)
 LONG_BUT_REMEMBERED = Limits(idle_timeout=4e5)
 """Less than conntrack remembers a connection that rests."""
+FORWARDING_OFF = (
+    "echo 0 >/proc/sys/net/ipv4/ip_forward; echo 0 >/proc/sys/net/ipv6/conf/all/forwarding"
+)
 
 
 def world(*filters, **settings):
@@ -57,3 +60,24 @@ async def come(world, connection, client, source=None):
     """Connect through a pinhole; return the server's and the client's socket."""
     server = await world.connect(proxy_address(connection), source)
     return server, await world.accept(client)
+
+
+def add_chain(hook, *rules, policy="accept", kind="filter", priority="0", table="strict"):
+    """Add a base chain to a table that is nobody's of ours."""
+    base = f"type {kind} hook {hook} priority {priority}; policy {policy};"
+    shell(f"nft 'add table inet {table}; add chain inet {table} one'")
+    shell(f"nft 'add chain inet {table} at_{hook} {{ {base} }}'")
+    for rule in rules:
+        shell(f"nft 'add rule inet {table} at_{hook} {rule}'")
+
+
+def reason(world):
+    return world.engine.kernel.why_not
+
+
+async def near(world, **settings):
+    """Bind for a client that listens; return the connection and the client's end."""
+    primary = await world.primary(source=NEAR)
+    client = world.listen(NEAR)
+    (connection,) = await bind(primary, client.address, **settings)
+    return primary, connection, client
