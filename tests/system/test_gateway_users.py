@@ -65,6 +65,13 @@ def open_proxy(net: Network) -> Iterator[Proxy]:
         made.finish()
 
 
+def installed(kind: type[Client], net: Network, mode: Mode = Mode.PASSIVE) -> Client:
+    """A client at the place of clients; the test is skipped where its package is missing."""
+    if lack := kind.missing():
+        pytest.skip(f"package missing: {lack}")
+    return kind(mode=mode, namespace=net.namespace(Side.CLIENT))
+
+
 def set_up(
     net: Network, client: Client, server: FTPServer, user: str, password: str, form: str = ""
 ) -> tuple[Client, Target]:
@@ -112,9 +119,7 @@ def test_clients_log_in_twice(
     client_kind: type[Lftp | Ncftp],
     mode: Mode,
 ) -> None:
-    if lack := client_kind.missing():
-        pytest.skip(f"package missing: {lack}")
-    client = client_kind(mode=mode, namespace=net.namespace(Side.CLIENT))
+    client = installed(client_kind, net, mode)
     check_no_other_way(client, server, workspace)
     start = len(proxy.lines())
     client, target = set_up(net, client, server, USER, PASSWORD)
@@ -142,10 +147,8 @@ def test_others_get_nothing(
     password: str,
     line: str,
 ) -> None:
-    if lack := client_kind.missing():
-        pytest.skip(f"package missing: {lack}")
     start = len(proxy.lines())
-    client = client_kind(namespace=net.namespace(Side.CLIENT))
+    client = installed(client_kind, net)
     client, target = set_up(net, client, server, user, password)
     with pytest.raises(AssertionError):
         client.fetch(target, "one.bin", tmp_path / "one.bin")
@@ -173,9 +176,7 @@ def test_every_form_with_users(
     form: str,
     mode: Mode,
 ) -> None:
-    if lack := client_kind.missing():
-        pytest.skip(f"package missing: {lack}")
-    client = client_kind(mode=mode, namespace=net.namespace(Side.CLIENT))
+    client = installed(client_kind, net, mode)
     start = len(proxy.lines())
     client, target = set_up(net, client, server, USER, PASSWORD, form)
     exercise_briefly(client, target, workspace)
@@ -197,10 +198,8 @@ def test_no_form_with_users_works_without_the_password(
     listener: str,
 ) -> None:
     """A wrong one is counted; where nobody logs in, there is no right one."""
-    if lack := client_kind.missing():
-        pytest.skip(f"package missing: {lack}")
     start = len(proxy.lines())
-    client = client_kind(namespace=net.namespace(Side.CLIENT))
+    client = installed(client_kind, net)
     client, target = set_up(net, client, server, USER, "guess", form)
     if listener == "nobody":
         ports = {str(GATEWAY_PORT): str(OPEN_GATEWAY_PORT)}
@@ -227,10 +226,8 @@ def test_every_form_without_users(
     form: str,
     mode: Mode,
 ) -> None:
-    if lack := client_kind.missing():
-        pytest.skip(f"package missing: {lack}")
     start = len(open_proxy.lines())
-    client = client_kind(mode=mode, namespace=net.namespace(Side.CLIENT))
+    client = installed(client_kind, net, mode)
     client, target = set_up(net, client, server, USER, PASSWORD, form)
     exercise_briefly(without_users(client), target, workspace)
     open_proxy.await_rest()
@@ -246,9 +243,7 @@ def test_no_form_without_users_works_where_there_are_some(
     client_kind: type[Lftp | Ncftp],
     form: str,
 ) -> None:
-    if lack := client_kind.missing():
-        pytest.skip(f"package missing: {lack}")
-    client = client_kind(namespace=net.namespace(Side.CLIENT))
+    client = installed(client_kind, net)
     client, target = set_up(net, client, server, USER, PASSWORD, form)
     home = {name: text.replace(f"{USER}:{PASSWORD}@", "") for name, text in client.home.items()}
     with pytest.raises(AssertionError):
@@ -285,10 +280,8 @@ def test_clients_that_know_of_no_proxy(
     client_kind: type[Client],
     mode: Mode,
 ) -> None:
-    if lack := client_kind.missing():
-        pytest.skip(f"package missing: {lack}")
     start = len(proxy.lines())
-    client = client_kind(mode=mode, namespace=net.namespace(Side.CLIENT))
+    client = installed(client_kind, net, mode)
     exercise_briefly(client, given_both(net, server, PASSWORD), workspace)
     with pytest.raises(AssertionError):
         client.fetch(given_both(net, server, "guess"), "one.bin", workspace.local / "one.bin")
